@@ -1,0 +1,107 @@
+"""From a model string to a metered DSPy LM."""
+
+from __future__ import annotations
+
+import os
+
+import dspy
+from dspy.utils.exceptions import LMError
+
+from personaagent.programs.errors import InputError
+from personaagent.programs.lm.meter import AsyncMeteredEngine, Meter, MeteredEngine
+from personaagent.programs.memory.encoder import Encoder
+
+OFFLINE = "offline"
+"""The model string of the offline reader."""
+
+NUM_RETRIES = 3
+"""Further attempts at a call that failed transiently; DSPy waits 1, 2, 4 s or what Retry-After says."""
+
+CALLS_PER_PREDICTION = 2 * (NUM_RETRIES + 1)
+"""Most LM calls of one predictor: DSPy's ChatAdapter and its JSON fallback, each with its retries."""
+
+
+def make_lm(
+    model: str,
+    *,
+    api_base: str | None = None,
+    temperature: float = 0.1,
+    timeout_seconds: float = 60.0,
+    meter: Meter | None = None,
+    encoder: str | Encoder = "auto",
+) -> dspy.LM:
+    """An LM whose every attempt is booked on a meter, and that keeps no cache.
+
+    Args:
+        model: `offline` (the offline reader) or any DSPy model string, such as
+            `anthropic/claude-sonnet-4-5` or, with `api_base`, `openai/NAME` of a local server.
+        api_base: address of an OpenAI-compatible server. Keys come from the environment only; a server
+            that needs none is sent a placeholder.
+        temperature: of sampling; the paper's is 0.1 (App. F). The offline reader does not sample.
+        timeout_seconds: of one attempt; above 0.
+        meter: default: one of its own.
+        encoder: of the offline reader.
+
+    DSPy's cache is off: its key ignores the endpoint, and its hits report no usage.
+
+    Raises:
+        InputError: on an unknown provider, an api_base that is no URL, or a setting the model refuses.
+    """
+    meter = meter or Meter()
+    if timeout_seconds <= 0:
+        raise InputError(f"timeout_seconds must be above 0 but got {timeout_seconds}")
+    if model == OFFLINE:
+        if api_base:
+            raise InputError("the offline reader has no endpoint: drop --api-base, or name a model with --lm")
+        from personaagent.programs.lm.offline import OfflineReader
+
+        reader = OfflineReader(encoder)
+        return dspy.LM(
+            OFFLINE,
+            engine=MeteredEngine(reader, meter),
+            async_engine=AsyncMeteredEngine(reader, meter),
+            cache=False,
+            num_retries=0,
+        )
+    if api_base is not None and not api_base.startswith(("http://", "https://")):
+        raise InputError(f"api_base must be an http(s) URL, such as http://127.0.0.1:8000/v1, but got {api_base!r}")
+    endpoint: dict[str, str] = {}
+    if api_base is not None:
+        endpoint = {"api_base": api_base}
+        if model.startswith("openai/"):
+            endpoint["api_key"] = os.environ.get("OPENAI_API_KEY") or "none"
+    try:
+        inner = dspy.LM(model, cache=False, num_retries=0, temperature=temperature, timeout=timeout_seconds, **endpoint)
+        check_provider(inner)
+        return dspy.LM(
+            model,
+            engine=MeteredEngine(inner, meter),
+            async_engine=AsyncMeteredEngine(inner, meter),
+            temperature=temperature,
+            cache=False,
+            num_retries=NUM_RETRIES,
+        )
+    except (LMError, ValueError, TypeError) as error:
+        raise InputError(f"the LM {model!r} cannot be used: {error}") from error
+
+
+def check_provider(lm: dspy.LM) -> None:
+    """See that the model string names a provider, without any network.
+
+    Raises:
+        InputError: if neither DSPy's own client nor LiteLLM knows the provider.
+    """
+    from dspy.clients.backend_selection import select_backend
+
+    if select_backend(lm).native:
+        return
+    import litellm
+
+    try:
+        litellm.get_llm_provider(lm.model)
+    except Exception:
+        raise InputError(
+            f"unknown LM provider in {lm.model!r}. A model string is PROVIDER/MODEL, such as "
+            f"anthropic/claude-sonnet-4-5 or openai/gpt-4.1; a local OpenAI-compatible server is "
+            f"openai/NAME with --api-base URL; {OFFLINE!r} is the offline reader."
+        ) from None

@@ -1,0 +1,333 @@
+"""The offline reader: a deterministic stand-in for an LM, so that everything runs everywhere.
+
+It is **not a language model**. It needs no key, no network and no download, sees its prompt and nothing
+else, and has one rule: any line of the prompt outside the question, the instructions and the tool protocol
+(persona, profile, demonstration, retrieved record, observation) that names a candidate answer is evidence
+for it, weighted by the line's similarity to the question. What figures it gives say that information
+reaches the prompt; they say nothing about how well an LM would use it.
+
+What it is asked for it reads from the output fields that the prompt declares, never from the wording of
+instructions: `next_tool_name` is a step of an agent, `feedback` a textual gradient, `new_persona` an
+update, `profile` a summary, and anything else a question to answer.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from dspy.lm15 import Message, Request, Response, TextPart
+from dspy.lm15 import Usage as LMUsage
+
+from personaagent.programs.memory.encoder import Encoder, load_encoder
+from personaagent.programs.quoting import PERSONA_CLOSE, PERSONA_OPEN, quoted, record_line, shorten
+
+_MARKER = re.compile(r"^[ ]*\[\[ ## (\w+) ## \]\][ ]*$", re.MULTILINE)
+_DECLARED_FIELD = re.compile(r"^\d+\. `(\w+)` \(", re.MULTILINE)
+_LITERAL = re.compile(r"^\s*\{(?!next_tool_name)\w+\}\s+# note: [^\n]*? one of: ([^\n]+)$", re.MULTILINE)
+_TOOL = re.compile(r"^\s*\(\d+\) (\w+), whose description is .*? It takes arguments (\{.*\})\.?\s*$", re.MULTILINE)
+_BRACKETED_LIST = re.compile(r"\[([^\[\]]*,[^\[\]]*)\]")
+_QUOTED = re.compile(r"«([^»]*)»")
+_RECORD_ANSWER = re.compile(r'-> ("(?:[^"\\]|\\.)*")\s*$')
+_SHARE = re.compile(r"\b(\d+) of (\d+)\b")
+_NEGATION = re.compile(
+    r"\b(not|never|no|nor|neither|without|avoids?|avoiding|dislikes?|hates?|rejects?|except|unlike|than|over"
+    r"|instead of)\b|n't\b",
+    re.IGNORECASE,
+)
+_JOINING = re.compile(r"[\s,/'\"“”‘’]*(?:(?:and|or|&)[\s'\"“”‘’]*)?", re.IGNORECASE)
+
+_PRIOR_WEIGHT = 0.4
+"""Of a candidate's own similarity to the question: what decides when nothing is known of the user."""
+_LINE_WEIGHT = 0.15
+"""Of any line that names a candidate, whatever its similarity."""
+_SHARPNESS = 2.0
+"""Exponent of the similarity: above 1, one close record outweighs several distant ones."""
+_SEARCH_CHARS = 600
+
+
+class Evidence(NamedTuple):
+    """One line that may name a candidate."""
+
+    line: str
+    about: str
+    """What the line is about, compared with the question: its quoted text, else the line itself."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A DSPy chat prompt, taken apart by DSPy's own markers."""
+
+    outputs: tuple[str, ...]
+    """Names of the output fields asked for."""
+    sections: tuple[tuple[str, str], ...]
+    """(name, text) of the last user message, in order; the first is the question."""
+    persona: str
+    demonstrations: tuple[tuple[str, str], ...]
+    """(question, answer) pairs."""
+    tools: tuple[tuple[str, tuple[str, ...]], ...]
+    """(name, argument names), without `finish`."""
+    literals: tuple[str, ...]
+    as_json: bool
+
+    @property
+    def question(self) -> str:
+        return self.sections[0][1] if self.sections else ""
+
+    def texts(self, first: int = 0) -> list[str]:
+        return [text for _, text in self.sections[first:]]
+
+
+def read_prompt(system: str, messages: Sequence[tuple[str, str]]) -> Prompt:
+    """Take a prompt apart. `messages` are (role, text) after the system message."""
+    head, _, rest = system.partition(PERSONA_OPEN)
+    inside, _, tail = rest.partition(PERSONA_CLOSE)
+    protocol = head + tail
+    declared = protocol.partition("Your output fields are:")[2].partition("All interactions will be structured")[0]
+    users = [text for role, text in messages if role == "user"]
+    last = users[-1] if users else ""
+    body, instruction = _without_reminder(last)
+    literal = _LITERAL.search(protocol)
+    pairs = []
+    for (role, text), (next_role, reply) in pairwise(messages):
+        if role == "user" and next_role == "assistant":
+            asked = _sections(text)
+            answers = [t for name, t in _sections(reply) if name not in ("reasoning", "completed")]
+            pairs.append((asked[0][1] if asked else text, answers[0] if answers else reply))
+    return Prompt(
+        outputs=tuple(_DECLARED_FIELD.findall(declared)),
+        sections=tuple(_sections(body)),
+        persona="\n".join(line.strip() for line in inside.strip().splitlines()),
+        demonstrations=tuple(pairs),
+        tools=tuple((n, _argument_names(a)) for n, a in _TOOL.findall(protocol) if n != "finish"),
+        literals=tuple(part.strip() for part in literal.group(1).split(";")) if literal else (),
+        as_json="JSON object" in instruction,
+    )
+
+
+def _without_reminder(text: str) -> tuple[str, str]:
+    # DSPy ends the last message with a paragraph on the format: protocol, not data.
+    body, separator, reminder = text.rpartition("\n\nRespond with ")
+    return (body, reminder) if separator else (text, "")
+
+
+def _sections(text: str) -> list[tuple[str, str]]:
+    parts = _MARKER.split(text)
+    return [(name, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def _argument_names(arguments: str) -> tuple[str, ...]:
+    try:
+        return tuple(ast.literal_eval(arguments))
+    except (ValueError, SyntaxError):
+        return ()
+
+
+class OfflineReader:
+    """An engine for `dspy.LM("offline", engine=OfflineReader())`. Stateless but for its encoder.
+
+    Args:
+        encoder: a name (see `load_encoder`) or an `Encoder`; loaded at the first answer.
+    """
+
+    def __init__(self, encoder: str | Encoder = "auto") -> None:
+        self._encoder = encoder
+
+    def complete(self, request: Request) -> Response:
+        system = _text(request.system)
+        messages = [(message.role, message.text or "") for message in request.messages]
+        prompt = read_prompt(system, messages)
+        reply = self._render(prompt, self._fields(prompt))
+        read = len(system) + sum(len(text) for _, text in messages)
+        return Response(
+            id=None,
+            model=request.model,
+            message=Message.assistant([TextPart(reply)]),
+            finish_reason="stop",
+            # Four characters a token, the usual rule of thumb: nothing is tokenised here.
+            usage=LMUsage(input_tokens=math.ceil(read / 4), output_tokens=math.ceil(len(reply) / 4)),
+        )
+
+    def dump_state(self) -> dict[str, Any]:
+        """For DSPy's saving: the encoder's name."""
+        return {"encoder": self._encoder if isinstance(self._encoder, str) else self._encoder.name}
+
+    @classmethod
+    def load_state(cls, state: dict[str, Any]) -> OfflineReader:
+        """From `dump_state`."""
+        return cls(state.get("encoder", "auto"))
+
+    def _fields(self, prompt: Prompt) -> dict[str, Any]:
+        asked = prompt.outputs
+        role: Callable[[Prompt], dict[str, Any]]
+        if "next_tool_name" in asked:
+            role = _step
+        elif "feedback" in asked:
+            role = _gradient
+        elif "new_persona" in asked:
+            role = _update
+        elif "profile" in asked:
+            role = _summary
+        else:
+            role = self._answer
+        fields = role(prompt)
+        return {name: fields.get(name, fields.get("", "")) for name in asked}
+
+    def _answer(self, prompt: Prompt) -> dict[str, Any]:
+        candidates, body = _candidates(prompt)
+        evidence = list(_evidence(prompt))
+        if not candidates:
+            return {
+                "reasoning": "There is no list of answers to choose from.",
+                "": self._free_text(body, evidence),
+            }
+        scores = self._scores(candidates, body, evidence)
+        best = max(candidates, key=lambda c: (round(scores[c], 6), -candidates.index(c)))
+        named = sum(any(True for _ in mentions(e.line, candidates)) for e in evidence)
+        return {"reasoning": f"{named} lines name one of the {len(candidates)} possible answers.", "": best}
+
+    def _scores(self, candidates: Sequence[str], body: str, evidence: Sequence[Evidence]) -> dict[str, float]:
+        question = self._encode(body)
+        scores = {c: _PRIOR_WEIGHT * float(question @ self._encode(c)) for c in candidates}
+        for line, about in evidence:
+            found = list(mentions(line, candidates))
+            if not found:
+                continue
+            similarity = max(0.0, float(question @ self._encode(about)))
+            share = _SHARE.search(line)
+            part = int(share.group(1)) / max(1, int(share.group(2))) if share else 1.0
+            for candidate, sign in found:
+                scores[candidate] += sign * part * (_LINE_WEIGHT + similarity**_SHARPNESS)
+        return scores
+
+    def _free_text(self, body: str, evidence: Sequence[Evidence]) -> str:
+        """The answer of the most similar record that has one, else the question's first sentence."""
+        answers = [(e, json.loads(m.group(1))) for e in evidence if (m := _RECORD_ANSWER.search(e.line))]
+        if answers:
+            question = self._encode(body)
+            return str(max(answers, key=lambda a: round(float(question @ self._encode(a[0].about)), 6))[1])
+        return re.split(r"(?<=[.!?])\s", body.strip(), maxsplit=1)[0] or "(nothing)"
+
+    def _encode(self, text: str) -> Any:
+        if isinstance(self._encoder, str):
+            self._encoder = load_encoder(self._encoder)
+        return self._encoder.encode(text)
+
+    @staticmethod
+    def _render(prompt: Prompt, fields: dict[str, Any]) -> str:
+        if prompt.as_json:
+            return json.dumps(fields, ensure_ascii=False)
+        parts = [
+            f"[[ ## {name} ## ]]\n{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+            for name, value in fields.items()
+        ]
+        return "\n\n".join([*parts, "[[ ## completed ## ]]"])
+
+
+# -- what counts as evidence ----------------------------------------------------------------------
+
+
+def _evidence(prompt: Prompt) -> Iterator[Evidence]:
+    """Lines outside the question, the instructions and the tool protocol."""
+    for question, answer in prompt.demonstrations:
+        about = _body(question)[1]
+        yield Evidence(record_line(about, answer), about)
+    # An agent's own thoughts and arguments repeat the question; `trajectory` is the heading of steps.
+    protocol = re.compile(r"(thought|tool_name|tool_args)_\d+$")
+    texts = [prompt.persona, *(text for name, text in prompt.sections[1:] if not protocol.match(name))]
+    for text in texts:
+        for line in filter(None, map(str.strip, text.splitlines())):
+            inner = _QUOTED.search(line)
+            yield Evidence(line, inner.group(1) if inner else line)
+
+
+def mentions(line: str, candidates: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """(candidate, +1 or -1) for each candidate that the line names outside «», longest names first.
+
+    Case, hyphens and spaces do not matter. A name after a word such as `not`, `avoids` or `over` counts
+    against the candidate, and so do names that are joined to it by `and`, `or` or a comma.
+    """
+    bare = _QUOTED.sub(lambda m: " " * len(m.group(0)), line)
+    taken: list[tuple[int, int, str]] = []
+    for candidate in sorted(candidates, key=lambda c: (-len(c), c)):
+        words = [re.escape(word) for word in re.split(r"[\W_]+", candidate) if word]
+        if not words:
+            continue
+        for match in re.finditer(r"(?<!\w)" + r"[\W_]{1,3}".join(words) + r"(?!\w)", bare, re.IGNORECASE):
+            if all(match.end() <= start or end <= match.start() for start, end, _ in taken):
+                taken.append((match.start(), match.end(), candidate))
+    sign, previous_end = 1, 0
+    for start, end, candidate in sorted(taken):
+        between = re.split(r"[.;:!?]\s", bare[previous_end:start])[-1]
+        if not (previous_end and _JOINING.fullmatch(bare[previous_end:start])):
+            sign = -1 if _NEGATION.search(between) else 1
+        previous_end = end
+        yield candidate, sign
+
+
+def _candidates(prompt: Prompt) -> tuple[tuple[str, ...], str]:
+    """The possible answers, from a bracketed list in the question or a Literal output, and the question's body."""
+    listed, body = _body(prompt.question)
+    return (listed or prompt.literals), body
+
+
+def _body(question: str) -> tuple[tuple[str, ...], str]:
+    match = _BRACKETED_LIST.search(question)
+    if not match:
+        return (), question
+    listed = tuple(part.strip() for part in match.group(1).split(",") if part.strip())
+    after = re.sub(r"^\s*\w+:\s*", "", question[match.end() :]).strip()
+    return listed, after or question
+
+
+# -- the other roles ------------------------------------------------------------------------------
+
+
+def _step(prompt: Prompt) -> dict[str, Any]:
+    """Call each tool once, in the order listed, then finish."""
+    called = {text for name, text in prompt.sections if name.startswith("tool_name_")}
+    _, body = _body(prompt.question)
+    for name, arguments in prompt.tools:
+        if name not in called:
+            values = dict.fromkeys(arguments, shorten(body, _SEARCH_CHARS))
+            return {"next_thought": f"Use {name}.", "next_tool_name": name, "next_tool_args": values}
+    return {"next_thought": "Every tool was used.", "next_tool_name": "finish", "next_tool_args": {}}
+
+
+def _gradient(prompt: Prompt) -> dict[str, Any]:
+    """Inputs: question, expected answer, given answer. What the user answered, as a record."""
+    question, expected = [*prompt.texts(), "", ""][:2]
+    return {"feedback": record_line(_body(question)[1], expected)}
+
+
+def _update(prompt: Prompt) -> dict[str, Any]:
+    """Inputs: current persona, feedback. The persona with the lines of the feedback that it does not hold."""
+    current, *others = [*prompt.texts(), ""]
+    lines = current.splitlines()
+    for line in "\n".join(others).splitlines():
+        line = re.sub(r"^\s*(\d+\.|[-*])\s+", "", line).strip()
+        if line and line not in lines:
+            lines.append(line)
+    return {"new_persona": "\n".join(lines)}
+
+
+def _summary(prompt: Prompt) -> dict[str, Any]:
+    """Input: history. The most frequent answers; for free texts, where every answer differs, the newest."""
+    answers = [json.loads(m.group(1)) for line in prompt.question.splitlines() if (m := _RECORD_ANSWER.search(line))]
+    counted = Counter(answers).most_common(3)
+    if counted and counted[0][1] > 1:
+        lines = [f"Answers {json.dumps(a, ensure_ascii=False)} in {n} of {len(answers)} cases." for a, n in counted]
+    else:
+        lines = [f"Has answered {quoted(answer)}." for answer in answers[-3:]]
+    return {"profile": "\n".join(lines) or "No answers are known."}
+
+
+def _text(parts: Any) -> str:
+    return parts if isinstance(parts, str) else "".join(part.text for part in parts or ())

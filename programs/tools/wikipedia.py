@@ -1,0 +1,231 @@
+"""The general-knowledge tool of the paper's Appendix E: a short summary of one Wikipedia article.
+
+It is the PyPI package `wikipedia`, which alone has neither https nor a timeout, a session or a status
+check, and keeps its settings in module globals. Each tool therefore runs a private copy of that module
+whose `requests` is the `Http` beside this file; what else a program does with `wikipedia` stays as it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata, util
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import dspy
+
+from personaagent.programs.errors import InputError
+from personaagent.programs.quoting import one_line, quoted
+from personaagent.programs.tools._http import PAUSED, TOO_LATE, Breaker, Http, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = (
+    "Look up one topic on Wikipedia. Serves best for general background, basic facts, and the people and "
+    "events of history. The query is the name of one definite topic (for example 'Marie Curie' or "
+    "'French Revolution'). Returns a concise summary of the article. Exact names find more than "
+    "questions or descriptions do."
+)
+"""The paper's Appendix E in our own words."""
+
+MAX_QUERY_CHARS = 200
+MAX_OPTIONS = 8
+MAX_CACHED_ANSWERS = 256
+
+# MediaWiki reads these as several titles, or drops what follows: "C#" would become the page "C".
+_NOT_IN_TITLES = re.compile(r"[#<>\[\]{}|]")
+_ENGLISH = "https://en.wikipedia.org/w/api.php"
+_AGENT = f"personaagent/{metadata.version('personaagent')} (+https://arxiv.org/abs/2506.06254)"
+
+
+class Wikipedia:
+    """A callable that answers a topic with one line, ``Title: «summary…»``, or a sentence saying why not.
+
+    It never raises for trouble with the network or the site. One question takes at most `timeout_seconds`
+    (and the first one the import of `wikipedia`), whatever the server does. After `failures_to_open`
+    questions in a row to which the site gave no usable answer, nothing is sent for `open_seconds`; then
+    one question is let through, and its fate decides. A Retry-After in a 429 or 503 is obeyed at once.
+    A page that does not exist is an answer, not a failure. The latest 256 queries' summaries are kept.
+
+    Thread safe. A deep copy is the object itself, so that all agents share one session and one breaker.
+
+    Args:
+        url: the `api.php` of a MediaWiki; it fixes the language.
+        user_agent: Wikimedia refuses agents that do not say who runs them: put your own contact in it.
+        timeout_seconds: for one question with all its requests, above 0 and at most 3600.
+        max_chars: longest summary, at least 80; longer ones are cut after a sentence.
+        failures_to_open: at least 1.
+        open_seconds: above 0.
+        clock: seconds for the breaker only; timeouts are real time.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str = _ENGLISH,
+        user_agent: str = _AGENT,
+        timeout_seconds: float = 10.0,
+        max_chars: int = 1200,
+        failures_to_open: int = 3,
+        open_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        _check("url", url, re.fullmatch(r"https?://[^\s/?#]+\S*", url), "an http(s) address", _ENGLISH)
+        _check("user_agent", user_agent, re.fullmatch("[!-~][ -~]*", user_agent), "a line of ASCII", _AGENT)
+        _check("timeout_seconds", timeout_seconds, 0 < timeout_seconds <= 3600, "above 0, at most 3600", 10.0)
+        _check("max_chars", max_chars, max_chars >= 80, "at least 80", 1200)
+        _check("failures_to_open", failures_to_open, failures_to_open >= 1, "at least 1", 3)
+        _check("open_seconds", open_seconds, 0 < open_seconds < math.inf, "above 0 and finite", 60.0)
+        self.__name__, self.__doc__ = "wikipedia", DESCRIPTION  # what DSPy shows of a bare callable
+        self._url, self._user_agent = url, user_agent
+        self._timeout_seconds, self._max_chars = timeout_seconds, max_chars
+        self._breaker = Breaker(failures_to_open, open_seconds, clock)
+        self._lock = threading.Lock()
+        self._answers: OrderedDict[str, str] = OrderedDict()
+        self._module: ModuleType | None = None
+
+    def __call__(self, query: str) -> str:
+        if len(query) > MAX_QUERY_CHARS:
+            return f"The query is too long. Give the name of one topic in at most {MAX_QUERY_CHARS} characters."
+        topic = one_line(query)
+        if not topic:
+            return "The query is empty. Give the name of one topic."
+        with self._lock:
+            if topic in self._answers:
+                self._answers.move_to_end(topic)
+                return self._answers[topic]
+            module = self._module = self._module or _private_copy(self._url, self._user_agent, self._breaker)
+        ticket = self._breaker.admit()
+        if ticket is None:
+            return _unavailable(PAUSED).text
+        answer = _unavailable(TOO_LATE)
+        try:
+            answer = self._ask(module, topic)
+        finally:  # an interrupt, too, must give the ticket back
+            self._breaker.record(ticket, usable=answer.usable)
+        if answer.found:
+            with self._lock:
+                self._answers[topic] = answer.text
+                if len(self._answers) > MAX_CACHED_ANSWERS:
+                    self._answers.popitem(last=False)
+        return answer.text
+
+    def __deepcopy__(self, memo: object) -> Wikipedia:
+        return self
+
+    @property
+    def requests_sent(self) -> int:
+        """HTTP requests so far, redirected ones included."""
+        return self._module.requests.sent if self._module else 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the breaker keeps every request back at this moment."""
+        return self._breaker.is_open
+
+    def as_tool(self, description: str | None = None) -> dspy.Tool:
+        """A `dspy.Tool` named wikipedia; `description` takes the place of `DESCRIPTION`."""
+        return dspy.Tool(self, name="wikipedia", desc=description or DESCRIPTION)
+
+    def _ask(self, module: ModuleType, topic: str) -> _Answer:
+        # A socket's timeout begins anew with every byte and does not cover name resolution: only leaving
+        # a request behind in its thread bounds a question. What is left behind ends at its next read; were
+        # a server to trickle headers for ever, the breaker would bound the number of such threads.
+        answers: list[_Answer] = []
+        deadline = time.monotonic() + self._timeout_seconds
+
+        def work() -> None:
+            import urllib3
+
+            module.requests.begin(deadline)
+            try:
+                answers.append(self._look_up(module, topic))
+            except UnavailableError as error:
+                answers.append(_unavailable(str(error)))
+            except (OSError, urllib3.exceptions.HTTPError):  # OSError: the base of requests' errors
+                answers.append(_unavailable("no connection" if time.monotonic() < deadline else TOO_LATE))
+            except Exception:  # the package trusts the shape of what it reads
+                logger.debug("unexpected answer from %s", self._url, exc_info=True)
+                answers.append(_unavailable("unreadable answer"))
+
+        thread = threading.Thread(target=work, name="wikipedia", daemon=True)
+        thread.start()
+        thread.join(self._timeout_seconds)
+        answer = answers[0] if answers else _unavailable(TOO_LATE)
+        if not answer.usable:
+            logger.warning("%s %s", self._url, answer.text)
+        return answer
+
+    def _look_up(self, module: ModuleType, topic: str) -> _Answer:
+        try:
+            page = None if _NOT_IN_TITLES.search(topic) else _page(module, topic)
+            if page is None:
+                hits = module.search.fn(topic, results=1)  # .fn: without the package's unbounded cache
+                page = _page(module, hits[0]) if hits else None
+        except module.DisambiguationError as error:
+            options = [name for name in map(one_line, error.options) if name and name != error.title]
+            try:
+                page = _page(module, options[0]) if options else None
+            except module.DisambiguationError:
+                page = None
+            if page is None:
+                listed = quoted("; ".join(options[:MAX_OPTIONS]) or "none listed", self._max_chars)
+                text = f'"{topic}" has several meanings: {listed}. Ask again with the name of one of them.'
+                return _Answer(text, found=True)
+        if page is None:
+            return _Answer(f'Wikipedia has no page "{topic}".')
+        title = one_line(page.title, MAX_QUERY_CHARS)
+        # Folding looks at every character: of a page of megabytes only the beginning is of interest.
+        summary = page.summary.strip()[: 8 * self._max_chars]
+        if not summary:
+            return _Answer(f'Wikipedia has no summary of "{title}".')
+        return _Answer(f"{title}: {quoted(summary, self._max_chars)}", found=True)
+
+
+class _Answer(NamedTuple):
+    text: str
+    usable: bool = True  # the site did its part; else it counts for the breaker
+    found: bool = False  # it may be kept
+
+
+def _check(name: str, value: object, valid: object, rule: str, example: object) -> None:
+    if not valid:
+        raise InputError(f"{name} must be {rule} but got {value!r}. Pass, for example, {name}={example!r}.")
+
+
+def _unavailable(reason: str) -> _Answer:
+    return _Answer(f"Wikipedia is not available right now ({reason}).", usable=False)
+
+
+def _private_copy(url: str, user_agent: str, breaker: Breaker) -> ModuleType:
+    """A second instance of the module `wikipedia.wikipedia`, with globals of its own and in no registry."""
+    import bs4
+
+    installed = util.find_spec("wikipedia.wikipedia")
+    assert installed is not None
+    # The name lies inside the package, since the module imports its neighbours relatively.
+    spec = util.spec_from_file_location("wikipedia._personaagent", installed.origin)
+    assert spec is not None and spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # A named parser causes no GuessedAtParserWarning; filtering warnings would not be thread safe.
+    soup = partial(bs4.BeautifulSoup, features="html.parser")
+    vars(module).update(API_URL=url, USER_AGENT=user_agent, requests=Http(breaker), BeautifulSoup=soup)
+    return module
+
+
+def _page(module: ModuleType, title: str) -> Any:
+    """The package's page, or None where there is none under this title."""
+    try:
+        return module.page(title, auto_suggest=False)
+    except (module.PageError, KeyError, AssertionError):
+        # KeyError: what cannot be a title ("de:Berlin") has no page. AssertionError: the package
+        # misreads a title that was normalised and redirected twice. A search may find either.
+        return None
