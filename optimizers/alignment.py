@@ -1,0 +1,310 @@
+"""Test-time user-preference alignment: Algorithm 1 as a DSPy teleprompter.
+
+For E iterations: simulate the user's last n interactions under the current persona, compare each answer
+with what the user really answered (textual gradients, LLM_grad), and rewrite the persona (LLM_update).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import dspy
+from dspy.teleprompt.teleprompt import Teleprompter
+from dspy.utils.exceptions import AdapterParseError
+
+from personaagent.optimizers.signatures import Gradient, GradientWithTrajectory, Update
+from personaagent.programs.agent import PersonaAgent
+from personaagent.programs.errors import InputError
+from personaagent.programs.interaction import Interaction, Position
+from personaagent.programs.memory.semantic import SemanticMemory
+from personaagent.programs.persona import Persona
+from personaagent.programs.quoting import defuse, one_line, shorten
+
+MAX_PERSONA_CHARS = 20_000
+"""A longer rewrite is unusable: it would be sent with every later call."""
+
+MAX_FEEDBACK_CHARS = 4_000
+"""Longest part of one gradient that the update sees."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One interaction of the batch: what the agent answered under the current persona, and the gradient."""
+
+    interaction_id: str
+    expected: str
+    answered: str | None
+    feedback: str | None
+    """None if the gradient was unusable and left out; `fault` says why."""
+    fault: str | None
+    recalled: tuple[str, ...]
+    """Ids of what `recall` returned: all before this interaction."""
+
+
+@dataclass(frozen=True)
+class AlignmentStep:
+    """One iteration of Algorithm 1."""
+
+    iteration: int
+    """From 1."""
+    batch: tuple[Simulation, ...]
+    """Oldest first: the order of the gradients in the update."""
+    before: Persona
+    after: Persona
+    """The same as `before` if the update was unusable; `kept_because` says why."""
+    kept_because: str | None
+    lm_calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-serialisable values."""
+        personas = {"before": self.before.dump_state(), "after": self.after.dump_state()}
+        batch = [{**asdict(s), "recalled": list(s.recalled)} for s in self.batch]
+        rest = ("iteration", "kept_because", "lm_calls", "prompt_tokens", "completion_tokens", "seconds")
+        return {**{name: getattr(self, name) for name in rest}, "batch": batch, **personas}
+
+
+class PersonaAlignment(Teleprompter):
+    """Rewrites the persona of one user's agent from the user's last n interactions.
+
+    The batch is the latest n, the same in every iteration; the agent answers it anew under the persona of
+    the iteration before (Algorithm 1's line 15, as printed, would restart from the initial one). While
+    interaction j is simulated, `recall` sees only what came before j: the agent cannot look up the answer.
+    Rollouts and their gradients run side by side, then one update: R + 2 LM calls deep, where R is the
+    number of LM calls of the longest rollout.
+
+    Args:
+        batch_size: n; from 0, which aligns nothing. Fewer interactions than n are all used.
+        iterations: E; from 0, which aligns nothing.
+        lm: the LM of gradient and update. Default: the one in `dspy.settings`.
+        num_threads: most rollouts at a time; at least 1. Default: n.
+        show_trajectory: lets the critic see the agent's steps too. The paper's sees question, expected and
+            given answer.
+        profile_before_batch: starts from a new initial persona, whose profile is summarised by
+            `semantic_memory` from what came before the batch. The profile of eq. 3 has read the batch's
+            answers.
+        semantic_memory: needed for `profile_before_batch`.
+        gradient_instruction, update_instruction: replace the prompts of App. C.
+
+    Raises:
+        InputError: on a value out of range.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 3,
+        iterations: int = 1,
+        *,
+        lm: dspy.LM | None = None,
+        num_threads: int | None = None,
+        show_trajectory: bool = False,
+        profile_before_batch: bool = False,
+        semantic_memory: SemanticMemory | None = None,
+        gradient_instruction: str | None = None,
+        update_instruction: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("batch_size", batch_size, 0), ("iterations", iterations, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be an integer from {least}, but got {value!r}")
+        if num_threads is not None and num_threads < 1:
+            raise InputError(f"num_threads must be at least 1 but got {num_threads}")
+        if profile_before_batch and semantic_memory is None:
+            raise InputError("profile_before_batch=True needs semantic_memory=SemanticMemory(...)")
+        self.batch_size = batch_size
+        self.iterations = iterations
+        self.lm = lm
+        self.num_threads = num_threads
+        self.show_trajectory = show_trajectory
+        self.profile_before_batch = profile_before_batch
+        self.semantic_memory = semantic_memory
+        gradient = GradientWithTrajectory if show_trajectory else Gradient
+        self.gradient = dspy.Predict(_worded(gradient, gradient_instruction))
+        self.update = dspy.Predict(_worded(Update, update_instruction))
+
+    def compile(
+        self,
+        student: PersonaAgent,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> PersonaAgent:
+        """Align.
+
+        Args:
+            student: a handle made by `agent.for_user`. It is not changed.
+            trainset: the user's interactions as examples, in any order (`Interaction.to_example`). One
+                without a timestamp and an ordinal counts as later than all of memory, in list order.
+            teacher, valset: not used; a DSPy optimizer takes them.
+
+        Returns:
+            The student with the new persona, and `alignment_steps`: a list of `AlignmentStep`. Nothing
+            else is written: save the program, or `store.save_persona(user_id, aligned.persona)`.
+
+        Raises:
+            InputError: if the student serves no user, or an example lacks a field.
+            dspy's `LMError`: if an LM call fails for good.
+        """
+        if student.persona is None or student.user_id is None:
+            raise InputError("the student serves no user: pass agent.for_user(user_id), not the shared agent")
+        batch = self._latest(student, trainset)
+        aligned = student.with_persona(self._start(student, batch))
+        steps: list[AlignmentStep] = []
+        for iteration in range(1, (self.iterations if batch else 0) + 1):
+            step = self._step(aligned, batch, iteration)
+            steps.append(step)
+            aligned = aligned.with_persona(step.after)
+        aligned.alignment_steps = steps
+        return aligned
+
+    def _step(self, agent: PersonaAgent, batch: Sequence[_BatchItem], iteration: int) -> AlignmentStep:
+        before = agent.persona
+        assert before is not None
+        started = time.perf_counter()
+        with dspy.track_usage() as usage:
+            simulations = self._side_by_side(agent, batch)
+            feedback = [s.feedback for s in simulations if s.feedback]
+            after, kept_because = self._rewrite(before, feedback, [s.interaction_id for s in simulations])
+        calls = [entry for entries in usage.usage_data.values() for entry in entries]
+        return AlignmentStep(
+            iteration=iteration,
+            batch=tuple(simulations),
+            before=before,
+            after=after,
+            kept_because=kept_because,
+            lm_calls=len(calls),
+            prompt_tokens=sum(entry.get("prompt_tokens") or 0 for entry in calls),
+            completion_tokens=sum(entry.get("completion_tokens") or 0 for entry in calls),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _side_by_side(self, agent: PersonaAgent, batch: Sequence[_BatchItem]) -> list[Simulation]:
+        # A pool of our own: dspy.Parallel runs a slow item twice and loses all results past max_errors.
+        threads = min(self.num_threads or len(batch), len(batch))
+        if threads == 1:
+            return [self._simulate(agent, item) for item in batch]
+        with ThreadPoolExecutor(threads, thread_name_prefix="alignment") as pool:
+            # A context each: DSPy's settings and the meter's ledgers live in context variables.
+            futures = [pool.submit(copy_context().run, self._simulate, agent, item) for item in batch]
+            return [future.result() for future in futures]
+
+    def _simulate(self, agent: PersonaAgent, item: _BatchItem) -> Simulation:
+        """Answer one interaction as if it had not happened yet, and criticise the answer (lines 5-8, 14)."""
+        rollout = agent.as_of(item.before)(**item.inputs)
+        answered = getattr(rollout, agent.response_field)
+        given = "(no answer)" if answered is None else str(answered)
+        texts = {"question": item.question, "expected_answer": item.expected, "given_answer": given}
+        if self.show_trajectory:
+            texts["steps"] = _steps_as_text(rollout.trajectory)
+        fault: str | None = None
+        feedback: str | None = None
+        try:
+            with dspy.context(**self._lm()):
+                prediction = self.gradient(**{name: defuse(text) for name, text in texts.items()})
+            feedback = shorten(defuse(str(prediction.feedback or "")).strip(), MAX_FEEDBACK_CHARS) or None
+            fault = None if feedback else "the gradient was empty"
+        except AdapterParseError:
+            fault = "the gradient could not be read"
+        recalled = tuple(rollout.recalled)
+        return Simulation(item.interaction_id, item.expected, given, feedback, fault, recalled)
+
+    def _rewrite(
+        self, persona: Persona, feedback: Sequence[str], learnt_from: Sequence[str]
+    ) -> tuple[Persona, str | None]:
+        """One update from all gradients (line 9), and why the persona was kept if it was."""
+        if not feedback:
+            return persona, "there was no usable gradient"
+        numbered = "\n".join(f"{i}. {text}" for i, text in enumerate(feedback, 1))
+        try:
+            with dspy.context(**self._lm()):
+                update = self.update(current_persona=defuse(persona.text), feedback=numbered)
+        except AdapterParseError:
+            return persona, "the update could not be read"
+        text = defuse(str(update.new_persona or "")).strip()
+        if not text:
+            return persona, "the update was empty"
+        if len(text) > MAX_PERSONA_CHARS:
+            return persona, f"the update has {len(text)} characters, more than {MAX_PERSONA_CHARS}"
+        if text == persona.text.strip():
+            return persona, "the update changed nothing"
+        return persona.rewritten(text, learnt_from), None
+
+    def _lm(self) -> dict[str, Any]:
+        return {"lm": self.lm} if self.lm is not None else {}
+
+    def _start(self, student: PersonaAgent, batch: Sequence[_BatchItem]) -> Persona:
+        assert student.persona is not None
+        if not self.profile_before_batch or not batch or student.memory is None or student.user_id is None:
+            return student.persona
+        assert self.semantic_memory is not None
+        first = batch[0].before
+        history = student.memory.interactions(student.user_id)
+        earlier = history if first is None else [i for i in history if i.position < _position(first)]
+        return student.initial_persona(self.semantic_memory(interactions=earlier).profile)
+
+    def _latest(self, student: PersonaAgent, trainset: Sequence[dspy.Example]) -> list[_BatchItem]:
+        """The latest n of the trainset, oldest first."""
+        items = [_batch_item(student, example, index) for index, example in enumerate(trainset)]
+        # Those without a place come last, in list order: sorted() is stable.
+        items.sort(key=lambda item: (item.before is None, _position(item.before)))
+        return items[len(items) - min(self.batch_size, len(items)) :] if self.batch_size else []
+
+
+class _BatchItem(NamedTuple):
+    interaction_id: str
+    inputs: dict[str, Any]
+    question: str
+    expected: str
+    before: Interaction | Position | None
+
+
+_NO_PLACE = Position("", 0)
+
+
+def _position(before: Interaction | Position | None) -> Position:
+    if before is None:
+        return _NO_PLACE
+    return before.position if isinstance(before, Interaction) else before
+
+
+def _batch_item(student: PersonaAgent, example: dspy.Example, index: int) -> _BatchItem:
+    for name in (student.query_field, student.response_field):
+        if name not in example:
+            has = ", ".join(example.keys())
+            raise InputError(
+                f"trainset[{index}] has no field {name!r}, which the student's signature needs; it has {has}"
+            )
+    inputs = {name: example[name] for name in student.signature.input_fields if name in example}
+    question, expected = str(example[student.query_field]), str(example[student.response_field])
+    given_id = example.get("interaction_id")
+    before: Interaction | Position | None = None
+    if example.get("ordinal") is not None and example.get("timestamp") is not None:
+        place = (example["timestamp"], example["ordinal"])
+        before = Interaction(student.user_id or "", str(given_id or index), question, expected, *place)
+    elif given_id is not None and student.memory is not None:
+        # Only named: its place is known to the memory, if it is there at all.
+        before = student.memory.interaction(student.user_id or "", str(given_id))
+    return _BatchItem(
+        str(given_id if given_id is not None else f"trainset[{index}]"), inputs, question, expected, before
+    )
+
+
+def _steps_as_text(trajectory: dict[str, Any]) -> str:
+    """One line for each thought, call and observation: as fields they could pass for the prompt's own."""
+    named = ((key.rsplit("_", 1)[0].replace("_", " "), value) for key, value in trajectory.items())
+    return "\n".join(
+        f"{name}: {one_line(value if isinstance(value, str) else json.dumps(value))}" for name, value in named
+    )
+
+
+def _worded(signature: type[dspy.Signature], instruction: str | None) -> type[dspy.Signature]:
+    return signature.with_instructions(instruction) if instruction else signature
