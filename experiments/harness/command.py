@@ -1,0 +1,121 @@
+"""What every script shares: the environment, the course of a run, exit codes and plain errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# Before any heavy import: litellm would fetch a price list, MLflow would phone home, and two OpenMP
+# threads beside worker threads are many times slower than one.
+for _name, _value in (
+    ("LITELLM_LOCAL_MODEL_COST_MAP", "True"),
+    ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ("OMP_NUM_THREADS", "1"),
+    ("TOKENIZERS_PARALLELISM", "false"),
+    ("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false"),
+    ("MLFLOW_LOGGING_LEVEL", "WARNING"),
+):
+    os.environ.setdefault(_name, _value)
+
+EXIT_INCOMPLETE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(application: Callable[..., Any]) -> None:
+    """Run a typer application: bad input is one message and exit code 2, never a traceback."""
+    from personaagent.programs.errors import PersonaAgentError
+
+    try:
+        application()
+    except PersonaAgentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def run_study(options: Any) -> int:
+    """Run a study from its options to its files; the exit code.
+
+    0: all done. 1: samples failed or wait for another run. 130: interrupted.
+    """
+    from rich.console import Console
+
+    from personaagent.experiments.harness.dry_run import print_projection
+    from personaagent.experiments.harness.progress import Progress
+    from personaagent.experiments.harness.study import Study
+    from personaagent.experiments.harness.tracking import Tracker
+
+    console = Console()
+    study = Study(options)
+    if options.dry_run:
+        study.preview()
+        print_projection(study, study.cells_asked(), console)
+        return 0
+    tracker = Tracker(options.tracking, options.script)
+    with study:
+        tracker.start(study)
+        status = "FAILED"
+        interrupted = False
+        try:
+            try:
+                _work(study, Progress())
+            except KeyboardInterrupt:
+                interrupted = True
+                study.stop()
+            incomplete = _report(study, tracker, console)
+            status = "KILLED" if interrupted else "FAILED" if incomplete else "FINISHED"
+        finally:
+            tracker.end(status)
+    if interrupted:
+        console.print("interrupted: what was done is kept, and the same command goes on from here")
+        return EXIT_INTERRUPTED
+    return EXIT_INCOMPLETE if incomplete else 0
+
+
+def _work(study: Any, progress: Any) -> None:
+    options = study.options
+    if options.search is None:
+        study.run(study.cells_asked(), progress)
+        return
+    from personaagent.experiments.harness.cells import Cell
+    from personaagent.experiments.harness.results import row
+    from personaagent.experiments.harness.search import search
+
+    def evaluate(cell: Cell) -> tuple[float, float] | None:
+        study.run([cell], progress)
+        result = row(study, cell)
+        if result.waiting or result.values["score"] is None:
+            return None
+        values = result.values
+        sign = 1 if study.tasks[cell.task].task.higher_is_better else -1
+        calls = values["profile_lm_calls"] + values["align_lm_calls"] + values["serve_lm_calls"]
+        return sign * values["score"], float(calls)
+
+    for task in options.tasks:
+        for seed in study.seeds:
+            base = Cell(task, "persona-agent", options.lm, 0, 0, 0, seed=seed)
+            name = f"{task} {options.lm} seed {seed}"
+            search(base, options.axes, options.search, study.out / "search.db", options.data_seed, evaluate, name)
+
+
+def _report(study: Any, tracker: Any, console: Any) -> bool:
+    """Write, draw, log and print; whether anything failed or waits."""
+    from personaagent.experiments.harness.figure import draw_scaling
+    from personaagent.experiments.harness.report import print_summary, write_files
+    from personaagent.experiments.harness.results import row
+    from personaagent.experiments.harness.statistics import FEW_CLUSTERS
+
+    rows = [row(study, cell) for cell in study.all_cells()]
+    write_files(study, rows)
+    draw_scaling(study, rows, study.out / "scaling.png")
+    if any(len(data.users) < FEW_CLUSTERS for data in study.tasks.values()):
+        study.notes.append(f"fewer than {FEW_CLUSTERS} users: the intervals are not to be relied on")
+    tracker.log(study, rows)
+    print_summary(study, rows, console, tracker.how_to_open)
+    failed = sum(r.values["failed"] for r in rows)
+    waiting = sum(r.waiting for r in rows)
+    if failed:
+        console.print(f"{failed} samples failed; --retry-failed asks them again", highlight=False)
+    if waiting:
+        console.print(f"{waiting} samples wait: the same command goes on with them", highlight=False)
+    return bool(failed or waiting)

@@ -1,0 +1,126 @@
+"""The scaling figure: three panels as the paper's Figure 3, with intervals and the LM's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from personaagent.experiments.harness.results import Row
+from personaagent.experiments.harness.settings import lm_title
+from personaagent.experiments.harness.study import Study
+
+_COLORS = ("#1f4e79", "#b3541e", "#3b7a57", "#7a3b69")
+_PANELS = (
+    ("batch_size", "alignment batch size n"),
+    ("iterations", "alignment iterations E"),
+    ("memories", "retrieved memories K"),
+)
+
+
+def draw_scaling(study: Study, rows: Sequence[Row], path: Path) -> None:
+    """Accuracy and F1 over n, E and K, each with the other two at the centre, one LM a colour."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    task = study.tasks[study.options.tasks[0]].task
+    drawn = [r for r in rows if r.cell.task == task.name and r.values["answered"]]
+    figure = Figure(figsize=(11, 3.9), layout="constrained", dpi=150)
+    axes = figure.subplots(1, 3, sharey=True)
+    for axis, (name, label) in zip(axes, _PANELS, strict=True):
+        for color, lm in zip(_COLORS, sorted({r.cell.lm for r in drawn}), strict=False):
+            _panel(axis, study, [r for r in drawn if r.cell.lm == lm], name, color, lm_title(lm))
+        axis.set_xlabel(label)
+        axis.grid(axis="y", color="0.9")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_title(_held(study, name), fontsize=9, color="0.35")
+    axes[0].set_ylabel("score")
+    axes[0].set_ylim(0, 1)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    first = drawn[0].values if drawn else {"users": 0, "queries": 0}
+    source = study.tasks[task.name].source
+    control = "" if study.options.control == "none" else f", control: {study.options.control}"
+    lms = ", ".join(sorted({lm_title(r.cell.lm) for r in drawn}))
+    figure.suptitle(
+        f"{task.title}: {first['users']} users, {first['queries']} queries ({_short(source)}{control}). LM: {lms}",
+        fontsize=10.5,
+    )
+    figure.text(0.995, 0.005, "bars: 95 % intervals, clustered by user", ha="right", fontsize=7.5, color="0.45")
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _panel(axis: Any, study: Study, rows: Sequence[Row], name: str, color: str, title: str) -> None:
+    points = sorted((r for r in rows if _on_line(study, r, name)), key=lambda r: getattr(r.cell, name))
+    if not points:
+        return
+    xs = [getattr(r.cell, name) for r in points]
+    scores = [r.values["accuracy"] for r in points]
+    bounds = [(r.values["score_low"], r.values["score_high"]) for r in points]
+    _line(axis, xs, scores, bounds, color, "-", "o", f"accuracy, {title}")
+    with_f1 = [(x, r.f1) for x, r in zip(xs, points, strict=True) if r.f1 is not None]
+    if with_f1:
+        f1_bounds = [(f1.low, f1.high) for _, f1 in with_f1]
+        # Beside the accuracy's marker, so that the two intervals can be told apart.
+        shift = 0.012 * (max(xs) - min(xs) or 1)
+        _line(
+            axis,
+            [x + shift for x, _ in with_f1],
+            [f1.estimate for _, f1 in with_f1],
+            f1_bounds,
+            color,
+            "--",
+            "s",
+            f"macro-F1, {title}",
+        )
+    axis.set_xticks(sorted(set(axis.get_xticks()) & set(xs)) if len(axis.lines) > 6 else xs)
+
+
+def _line(
+    axis: Any,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    bounds: Sequence[tuple[Any, Any]],
+    color: str,
+    style: str,
+    marker: str,
+    label: str,
+) -> None:
+    errors = [
+        [0.0 if low is None or low != low else y - low for y, (low, _) in zip(ys, bounds, strict=True)],
+        [0.0 if high is None or high != high else high - y for y, (_, high) in zip(ys, bounds, strict=True)],
+    ]
+    filled = color if style == "-" else "white"
+    axis.errorbar(
+        xs, ys, yerr=errors, color=color, linestyle=style, marker=marker, markersize=5, capsize=2,
+        linewidth=1.4, elinewidth=0.8, markerfacecolor=filled, label=label,
+    )  # fmt: skip
+
+
+def _on_line(study: Study, r: Row, name: str) -> bool:
+    n, e, k = study.options.axes.centre
+    cell = r.cell
+    others = {
+        "batch_size": (cell.batch_size, n),
+        "iterations": (cell.iterations, e),
+        "memories": (cell.memories, k),
+    }
+    if cell.batch_size == 0:
+        # No alignment: the left end of the line over n, and of no line over E.
+        others["iterations"] = (0, 0)
+        if name == "iterations":
+            return False
+    return cell.seed == study.seeds[0] and all(has == held for axis, (has, held) in others.items() if axis != name)
+
+
+def _held(study: Study, name: str) -> str:
+    n, e, k = study.options.axes.centre
+    held = {"batch_size": f"n = {n}", "iterations": f"E = {e}", "memories": f"K = {k}"}
+    return ", ".join(text for axis, text in held.items() if axis != name)
+
+
+def _short(source: str) -> str:
+    return source if len(source) <= 40 else "…" + source[-39:]

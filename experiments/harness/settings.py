@@ -1,0 +1,146 @@
+"""A study's settings: what identifies it, what may change between runs, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from personaagent.experiments.harness.cells import Axes
+from personaagent.experiments.harness.prompts import Prompts
+from personaagent.programs.errors import InputError
+from personaagent.programs.lm.make import OFFLINE
+
+DEFAULT_TRACKING = "sqlite:///runs/mlflow.db"
+SAMPLE_USERS = "sample users"
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Everything a script was asked for. `identity` is what two runs under one OUT must share."""
+
+    script: str
+    tasks: tuple[str, ...]
+    axes: Axes
+    seeds: tuple[int, ...]
+    data: Path | None
+    users: int
+    queries_per_user: int | None
+    profile: bool
+    wikipedia: str
+    control: Literal["none", "swap"]
+    prompts: Prompts
+    data_seed: int
+    lm: str
+    api_base: str | None
+    align_lm: str | None
+    """None: the same as `lm`."""
+    align_api_base: str | None
+    temperature: float
+    timeout_seconds: float
+    workers: int
+    max_calls: int | None
+    out: Path | None
+    tracking: str
+    trace_samples: int
+    grid: bool = False
+    search: int | None = None
+    retry_failed: bool = False
+    dry_run: bool = False
+    command: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        for option, value, least in (
+            ("--users", self.users, 1),
+            ("--queries-per-user", self.queries_per_user, 1),
+            ("--workers", self.workers, 1),
+            ("--max-calls", self.max_calls, 0),
+            ("--trace-samples", self.trace_samples, 0),
+            ("--search", self.search, 1),
+        ):
+            if value is not None and value < least:
+                raise InputError(f"{option} must be at least {least} but got {value}")
+        if not 0 <= self.temperature <= 2:
+            raise InputError(f"--temperature must be from 0 to 2 but got {self.temperature}")
+        if self.timeout_seconds <= 0:
+            raise InputError(f"--timeout-seconds must be above 0 but got {self.timeout_seconds}")
+        if self.control not in ("none", "swap"):
+            raise InputError(f"--control must be none or swap, but got {self.control!r}")
+        if self.wikipedia not in ("on", "off") and not self.wikipedia.startswith(("http://", "https://")):
+            raise InputError(f"--wikipedia must be on, off or the URL of a MediaWiki API, but got {self.wikipedia!r}")
+        if self.grid and self.search is not None:
+            raise InputError("--grid and --search exclude each other: a grid is every cell, a search chooses some")
+        if self.align_api_base and not self.align_lm:
+            raise InputError("--align-api-base needs --align-lm: without it, the alignment uses --lm and --api-base")
+
+    @property
+    def align_model(self) -> str:
+        return self.align_lm or self.lm
+
+    @property
+    def align_endpoint(self) -> str | None:
+        return self.align_api_base if self.align_lm else self.api_base
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that are neither axis nor operational, without what is read from files."""
+        return {
+            "script": self.script,
+            "users": self.users,
+            "queries_per_user": self.queries_per_user,
+            "profile": _on_off(self.profile),
+            "wikipedia": self.wikipedia,
+            "control": self.control,
+            "prompts": self.prompts.digest,
+            "data_seed": self.data_seed,
+            "align_lm": self.align_lm or "as --lm",
+            "api_base": self.api_base,
+            "align_api_base": self.align_api_base,
+            "temperature": self.temperature,
+        }
+
+    @property
+    def out_folder(self) -> Path:
+        """`--out`, or `runs/SCRIPT-` and 8 hex digits of the digest of the settings."""
+        if self.out is not None:
+            return self.out
+        source = str(self.data.resolve()) if self.data else SAMPLE_USERS
+        text = json.dumps({**self.identity, "data": source}, sort_keys=True)
+        return Path("runs") / f"{self.script}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    @property
+    def constant_columns(self) -> dict[str, Any]:
+        """The key columns of results.csv that are no axis."""
+        return {
+            "align_lm": self.align_model,
+            "profile": _on_off(self.profile),
+            "wikipedia": "off" if self.wikipedia == "off" else "on",
+            "control": self.control,
+            "temperature": self.temperature,
+            "prompts": self.prompts.name,
+        }
+
+    @property
+    def lm_title(self) -> str:
+        """The LM's name as figures and tables show it."""
+        return lm_title(self.lm)
+
+
+def lm_title(model: str) -> str:
+    return "offline reader (not an LLM)" if model == OFFLINE else model
+
+
+def differing(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """The settings in which two runs differ, a line each; those that only one of them has do not count."""
+    return [
+        f"  {name}: {stored[name]!r} there, {given[name]!r} now"
+        for name in stored
+        if name in given and stored[name] != given[name]
+    ]
+
+
+def _on_off(value: bool) -> str:
+    return "on" if value else "off"

@@ -1,0 +1,438 @@
+"""A study: from options to finished units. What it has done once it never asks again."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+from dspy.utils.exceptions import (
+    LMAuthError,
+    LMConfigurationError,
+    LMNotConfiguredError,
+    LMUnsupportedModelError,
+)
+
+from personaagent.datasets.lamp.oppu import load_users, users_from_entries
+from personaagent.datasets.lamp.tasks import TASKS, LabelTask, task_named
+from personaagent.datasets.task import Query, User
+from personaagent.experiments.harness.cells import Cell
+from personaagent.experiments.harness.journal import Journal, Unit
+from personaagent.experiments.harness.methods import Models, PersonaAgentMethod, Work, swapped
+from personaagent.experiments.harness.progress import Progress
+from personaagent.experiments.harness.settings import SAMPLE_USERS, StudyOptions, differing
+from personaagent.programs.errors import BudgetError, InputError, PersonaAgentError, StoreError
+from personaagent.programs.lm.make import OFFLINE, make_lm
+from personaagent.programs.lm.meter import Meter, Usage, metering
+from personaagent.programs.memory.encoder import load_encoder
+from personaagent.programs.memory.store import MemoryStore
+from personaagent.programs.persona import Persona
+
+METHOD = "persona-agent"
+_ENCODER_CACHE = 20_000
+_SETUP_ERRORS = (LMNotConfiguredError, LMAuthError, LMConfigurationError, LMUnsupportedModelError)
+
+Waiting = Literal["waiting"]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why something could not be had: a unit that it rests on failed for good."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A user's persona in a cell, with the units that it rests on."""
+
+    persona: Persona | Failed | Waiting
+    units: tuple[Unit, ...]
+    """Profile first, then the steps."""
+
+
+@dataclass
+class TaskData:
+    """One task of a study: its users, and the method that serves them."""
+
+    task: LabelTask
+    users: list[User]
+    queries: dict[str, tuple[Query, ...]]
+    """By user_id, after --queries-per-user."""
+    source: str
+    digest: str
+    method: PersonaAgentMethod
+    served_by: dict[str, User] = field(default_factory=dict)
+
+
+class Study:
+    """Runs cells, unit by unit, against the journal in OUT.
+
+    Use as a context manager: it holds a lock on OUT.
+
+    Raises:
+        InputError: if the options do not fit the data or OUT, before any work is done.
+    """
+
+    def __init__(self, options: StudyOptions) -> None:
+        self.options = options
+        self.out = options.out_folder
+        self.meter = Meter(options.max_calls, max_in_flight=options.workers)
+        self.notes: list[str] = []
+        self.seeds = options.seeds
+        if options.lm == OFFLINE and options.align_model == OFFLINE and len(options.seeds) > 1:
+            self.seeds = options.seeds[:1]
+            self.notes.append(f"the offline reader does not sample: only seed {self.seeds[0]} is run")
+        self._models = self._make_models()
+        self._loaded = {name: self._load(name) for name in options.tasks}
+        self._resources = ExitStack()
+        self._stop = threading.Event()
+        self._retried: set[str] = set()
+        self.tasks: dict[str, TaskData] = {}
+        self.record: dict[str, Any] = {}
+
+    # -- opening and closing ----------------------------------------------------------------------
+
+    def __enter__(self) -> Study:
+        try:
+            self._open()
+        except BaseException:
+            self._resources.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def _open(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._resources.enter_context(_locked(self.out))
+        except OSError as error:
+            raise InputError(f"--out {self.out}: cannot be written: {error.strerror}") from None
+        self.record = self._read_record()
+        self.journal = Journal(self.out / "journal.jsonl")
+        self._resources.callback(self.journal.close)
+        (self.out / "memory").mkdir(exist_ok=True)
+        for name in dict.fromkeys([*self.options.tasks, *(entry["task"] for entry in self.record["cells"])]):
+            path = self.out / "memory" / f"{name}.db"
+            store = MemoryStore(f"sqlite:///{path}", encoder=_shared_encoder())
+            self._resources.callback(store.close)
+            self.tasks[name] = self._task_data(name, store)
+
+    def preview(self) -> None:
+        """Instead of entering: tasks without OUT, for a dry run. Nothing is written."""
+        for name in self.options.tasks:
+            self.tasks[name] = self._task_data(name, MemoryStore("sqlite://", encoder=_shared_encoder()))
+
+    def cells_asked(self) -> list[Cell]:
+        """The cells that these options span."""
+        cells: list[Cell] = []
+        for task in self.options.tasks:
+            for seed in self.seeds:
+                base = Cell(task, METHOD, self.options.lm, 0, 0, 0, seed=seed)
+                axes = self.options.axes
+                cells += axes.grid(base) if self.options.grid else axes.around_centre(base)
+        return list(dict.fromkeys(cells))
+
+    def all_cells(self) -> list[Cell]:
+        """Every cell ever asked for in OUT, in order."""
+        return sorted(Cell(**entry) for entry in self.record["cells"])
+
+    # -- working ----------------------------------------------------------------------------------
+
+    def run(self, cells: Sequence[Cell], progress: Progress) -> None:
+        """Do every unit of these cells that is not in the journal."""
+        known = {json.dumps(cell, sort_keys=True) for cell in self.record["cells"]}
+        new = [c.to_dict() for c in cells if json.dumps(c.to_dict(), sort_keys=True) not in known]
+        self.record["cells"] += new
+        self._write_record()
+        before = Usage(**self.meter.spent.to_dict())
+        started = time.monotonic()
+        try:
+            self._record_histories(progress)
+            self._phase("profiles", list(self._profile_works(cells)), progress)
+            self._align(cells, progress)
+            self._phase("answers", list(self._answer_works(cells)), progress)
+        finally:
+            self._book(before, time.monotonic() - started)
+
+    def stop(self) -> None:
+        """Start no further unit; those under way end as they would."""
+        self._stop.set()
+
+    def chain(self, user: User, cell: Cell, iterations: int | None = None) -> Chain:
+        """A user's persona in a cell, as far as the journal knows; or after only so many iterations."""
+        data = self.tasks[cell.task]
+        units: list[Unit] = []
+        profile: str | None = None
+        if self.options.profile:
+            unit = self.journal.get(data.method.profile_work(user, cell).key)
+            if unit is None:
+                return Chain("waiting", ())
+            units.append(unit)
+            if unit.error is not None:
+                return Chain(Failed(f"profile: {unit.error}"), tuple(units))
+            profile = unit.result["profile"]
+        persona = data.method.initial_persona(cell.memories, profile)
+        for iteration in range(1, (cell.iterations if iterations is None else iterations) + 1):
+            unit = self.journal.get(data.method.step_work(user, cell, iteration, persona).key)
+            if unit is None:
+                return Chain("waiting", tuple(units))
+            units.append(unit)
+            if unit.error is not None:
+                return Chain(Failed(f"alignment step {iteration}: {unit.error}"), tuple(units))
+            persona = Persona(**unit.result["after"])
+        return Chain(persona, tuple(units))
+
+    def answer(self, query: Query, served_by: User, cell: Cell, chain: Chain) -> Unit | Failed | Waiting:
+        """What became of one question in a cell."""
+        if not isinstance(chain.persona, Persona):
+            return chain.persona
+        work = self.tasks[cell.task].method.answer_work(query, served_by, cell, chain.persona)
+        return self.journal.get(work.key) or "waiting"
+
+    def _profile_works(self, cells: Sequence[Cell]) -> Iterator[Work]:
+        if not self.options.profile:
+            return
+        for cell in {(cell.task, cell.seed): cell for cell in cells}.values():
+            for user in self.tasks[cell.task].served_by.values():
+                yield self.tasks[cell.task].method.profile_work(user, cell)
+
+    def _align(self, cells: Sequence[Cell], progress: Progress) -> None:
+        """Iteration by iteration: users, batch sizes and memories side by side within each."""
+        for iteration in range(1, max((cell.iterations for cell in cells), default=0) + 1):
+            works = []
+            # Cells that differ in E alone share the steps that they have in common.
+            going_on = [cell for cell in cells if cell.iterations >= iteration]
+            for cell in {(c.task, c.seed, c.batch_size, c.memories): c for c in going_on}.values():
+                data = self.tasks[cell.task]
+                for user in data.served_by.values():
+                    chain = self.chain(user, cell, iteration - 1)
+                    if isinstance(chain.persona, Persona):
+                        works.append(data.method.step_work(user, cell, iteration, chain.persona))
+            self._phase(f"alignment {iteration}", works, progress)
+
+    def _answer_works(self, cells: Sequence[Cell]) -> Iterator[Work]:
+        for cell in cells:
+            data = self.tasks[cell.task]
+            for user in data.users:
+                served_by = data.served_by[user.user_id]
+                chain = self.chain(served_by, cell)
+                if isinstance(chain.persona, Persona):
+                    for query in data.queries[user.user_id]:
+                        yield data.method.answer_work(query, served_by, cell, chain.persona)
+
+    def _record_histories(self, progress: Progress) -> None:
+        """Interactions into the stores, and their vectors where any cell recalls."""
+        recalls = any(entry["memories"] for entry in self.record["cells"])
+        todo = [(data, user) for data in self.tasks.values() for user in data.users]
+        with progress.phase("histories", len(todo)) as bar:
+            for data, user in todo:
+                if self._stop.is_set():
+                    return
+                store = data.method.store
+                store.add(user.history)
+                if recalls:
+                    store.snapshot(user.user_id)
+                bar.advance()
+
+    def _phase(self, name: str, works: Sequence[Work], progress: Progress) -> None:
+        unique = {work.key: work for work in works}
+        todo = [work for work in unique.values() if self._is_open(work.key)]
+        if not todo:
+            return
+        with progress.phase(name, len(todo), self.meter) as bar:
+            if self.options.workers == 1:
+                for work in todo:
+                    bar.advance(self._do(work))
+                return
+            with ThreadPoolExecutor(self.options.workers, thread_name_prefix="study") as pool:
+                self._side_by_side(pool, todo, bar.advance)
+
+    def _side_by_side(
+        self, pool: ThreadPoolExecutor, todo: Sequence[Work], advance: Callable[[Unit | None], None]
+    ) -> None:
+        pending: set[Future[Unit | None]] = {pool.submit(self._do, work) for work in todo}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    advance(future.result())
+        except BaseException:
+            self._stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+    def _is_open(self, key: str) -> bool:
+        unit = self.journal.get(key)
+        return unit is None or (self.options.retry_failed and not unit.ok and key not in self._retried)
+
+    def _do(self, work: Work) -> Unit | None:
+        """Do one unit and journal it; None if it has to wait for another run."""
+        if self._stop.is_set():
+            return None
+        self._retried.add(work.key)
+        with self.meter.admitted(work.worst_case) as admitted, metering() as usage:
+            if not admitted:
+                return None
+            started = time.perf_counter()
+            result: dict[str, Any] = {}
+            error: str | None = None
+            try:
+                # No trace and no history: they would hold every user's prompts. The host's settings stay.
+                with dspy.context(
+                    lm=self._models.lm,
+                    adapter=dspy.ChatAdapter(),
+                    trace=None,
+                    disable_history=True,
+                    callbacks=[],
+                ):
+                    result = work.run()
+            except _SETUP_ERRORS as wrong:
+                raise InputError(f"the LM cannot be used: {_one_line(wrong)}") from wrong
+            except (BudgetError, PersonaAgentError):
+                raise
+            except Exception as failure:
+                error = _one_line(failure)
+            unit = Unit(work.key, work.kind, result, error, usage, time.perf_counter() - started)
+        self.journal.add(unit)
+        return unit
+
+    # -- loading ----------------------------------------------------------------------------------
+
+    def _make_models(self) -> Models:
+        options = self.options
+        settings: dict[str, Any] = {
+            "temperature": options.temperature,
+            "timeout_seconds": options.timeout_seconds,
+            "meter": self.meter,
+        }
+        lm = make_lm(options.lm, api_base=options.api_base, **settings)
+        if options.align_lm is None:
+            align_lm = lm
+        else:
+            align_lm = make_lm(options.align_lm, api_base=options.align_api_base, **settings)
+        return Models(lm, align_lm, options.align_lm, options.api_base, options.align_endpoint, options.temperature)
+
+    def _load(self, name: str) -> tuple[list[User], str, str]:
+        """(users, where they are from, digest) of a task."""
+        task = task_named(name)
+        if self.options.data is not None:
+            users, digest = load_users(self.options.data, task)
+            return users, str(self.options.data), digest
+        if name != "lamp-2m":
+            raise InputError(f"--tasks {name} needs --data FOLDER: the {SAMPLE_USERS} are for lamp-2m only")
+        from personaagent.datasets.sample import sample_users
+
+        entries = sample_users(self.options.data_seed)
+        digest = _digest(entries)
+        return users_from_entries(entries, task, SAMPLE_USERS), SAMPLE_USERS, digest
+
+    def _task_data(self, name: str, store: MemoryStore) -> TaskData:
+        options = self.options
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        every, source, digest = self._loaded[name]
+        # The most active (App. G): longest history, ties by user_id as text.
+        with_queries = [user for user in every if user.queries]
+        users = sorted(with_queries, key=lambda user: (-len(user.history), user.user_id))[: options.users]
+        if not users:
+            raise InputError(f"{source}: no user of {name} has a query to answer")
+        if options.control == "swap" and len(users) < 2:
+            raise InputError(f"--control swap needs at least 2 users, but {source} gives {len(users)}")
+        if len(users) < options.users:
+            self.notes.append(f"{name}: {options.users} users were asked for and {source} has {len(users)}")
+        queries = {user.user_id: user.queries[: options.queries_per_user] for user in users}
+        method = PersonaAgentMethod(
+            task=TASKS[name],
+            store=store,
+            models=self._models,
+            prompts=options.prompts,
+            profile=options.profile,
+            wikipedia=options.wikipedia,
+            wikipedia_tool=self._wikipedia(),
+            workers=options.workers,
+        )
+        return TaskData(TASKS[name], users, queries, source, digest, method, swapped(users, options.control))
+
+    def _wikipedia(self) -> dspy.Tool | None:
+        if self.options.wikipedia == "off":
+            return None
+        from personaagent.programs.tools.wikipedia import Wikipedia
+
+        tool = Wikipedia() if self.options.wikipedia == "on" else Wikipedia(url=self.options.wikipedia)
+        return tool.as_tool(self.options.prompts.wikipedia)
+
+    # -- study.json -------------------------------------------------------------------------------
+
+    def _read_record(self) -> dict[str, Any]:
+        settings = {**self.options.identity, **{f"data {n}": self._loaded[n][2] for n in self.options.tasks}}
+        fresh = {"study": 1, "settings": settings, "cells": [], "runs": []}
+        path = self.out / "study.json"
+        if not path.exists():
+            return fresh
+        try:
+            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            known: Mapping[str, Any] = stored["settings"]
+            [Cell(**entry) for entry in stored["cells"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a study's record ({error}); use another --out") from None
+        changed = differing(known, settings)
+        if changed:
+            raise InputError(
+                f"{self.out} holds a study with other settings:\n" + "\n".join(changed) + "\n"
+                "Give this one another --out, or drop --out for a folder of its own."
+            )
+        return {**fresh, **stored, "settings": {**known, **settings}}
+
+    def _write_record(self) -> None:
+        path = self.out / "study.json"
+        temporary = path.with_suffix(".json.tmp")
+        try:
+            temporary.write_text(json.dumps(self.record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def _book(self, before: Usage, seconds: float) -> None:
+        """What this run really spent, failed attempts included."""
+        spent = {name: value - getattr(before, name) for name, value in self.meter.spent.to_dict().items()}
+        run = {"command": list(self.options.command), **spent, "seconds": round(seconds, 3)}
+        self.record["runs"].append(run)
+        self._write_record()
+
+
+def _shared_encoder() -> Any:
+    encoder = load_encoder("auto")
+    encoder.cache_size = max(encoder.cache_size, _ENCODER_CACHE)
+    return encoder
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{out} is in use by another run; wait for it, or give this one another --out") from None
+        yield
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

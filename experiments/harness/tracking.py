@@ -1,0 +1,270 @@
+"""MLflow: a parent run for the study and a run for each cell, with the same keys on all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from personaagent.experiments.harness.diff import persona_diff_page
+from personaagent.experiments.harness.results import KEY_COLUMNS, Row, Sample, samples
+from personaagent.experiments.harness.settings import DEFAULT_TRACKING
+from personaagent.experiments.harness.study import Study
+from personaagent.programs.errors import InputError
+from personaagent.programs.persona import Persona
+
+FILES = ("results.csv", "predictions.jsonl", "personas.jsonl", "scaling.png", "study.json")
+_CONNECT_SECONDS = 5.0
+
+
+class Tracker:
+    """The MLflow side of a study. Runs are found again through OUT/tracking.json and re-opened.
+
+    A client bound to run ids is used throughout: the fluent API's active run belongs to one thread.
+
+    Args:
+        uri: an MLflow tracking URI.
+        experiment: name of the MLflow experiment, made if missing.
+
+    Raises:
+        InputError: if the URI cannot be opened.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri = uri
+        path = _sqlite_path(uri)
+        if path is not None:
+            _check_sqlite(uri, path)
+        elif uri.startswith(("http://", "https://")):
+            _check_server(uri)
+        import mlflow
+        from mlflow import MlflowClient
+
+        try:
+            mlflow.set_tracking_uri(uri)
+            self._client = MlflowClient(uri)
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                place = str((path.parent / "mlartifacts").resolve()) if path is not None else None
+                self._experiment = self._client.create_experiment(experiment, place)
+            else:
+                self._experiment = found.experiment_id
+        except Exception as error:
+            raise InputError(_cannot_open(uri, _first_line(error))) from error
+
+    @property
+    def how_to_open(self) -> str:
+        """What a person does to see the runs."""
+        if self.uri == DEFAULT_TRACKING:
+            return "make ui, then http://127.0.0.1:5000: select the runs of the study, Compare"
+        if self.uri.startswith(("http://", "https://")):
+            return self.uri
+        return f"mlflow ui --backend-store-uri {self.uri}"
+
+    def start(self, study: Study) -> None:
+        """Open, or open again, the parent run."""
+        self._path = study.out / "tracking.json"
+        self._known: dict[str, Any] = self._read().get(self.uri, {})
+        self._known.setdefault("cells", {})
+        parent = self._reopened(self._known.get("parent"))
+        if parent is None:
+            parent = self._create(study.out.name, {"personaagent.level": "study"})
+            self._known = {"parent": parent, "cells": {}}
+            self._save()
+        self._parent = parent
+        self._ended = False
+
+    def log(self, study: Study, rows: Sequence[Row]) -> None:
+        """Params, metrics, files, persona diffs and sample traces of every cell, and of the study."""
+        for r in rows:
+            self._log_cell(study, r)
+        if rows:
+            centre = next((r for r in rows if _at_centre(study, r)), rows[0])
+            about = {"mlflow.note.content": _note(study, rows)}
+            self._log_row(self._parent, study, centre, new="params" not in self._known, tags=about)
+            self._known["params"] = True
+            self._save()
+        for name in FILES:
+            if (study.out / name).is_file():
+                self._client.log_artifact(self._parent, str(study.out / name))
+
+    def end(self, status: str) -> None:
+        """Close the parent run: FINISHED, FAILED or KILLED. Once; later calls do nothing."""
+        if not self._ended:
+            self._ended = True
+            self._client.set_terminated(self._parent, status)
+
+    # -- cells ------------------------------------------------------------------------------------
+
+    def _log_cell(self, study: Study, r: Row) -> None:
+        key = json.dumps(r.cell.to_dict(), sort_keys=True)
+        run_id = self._reopened(self._known["cells"].get(key))
+        new = run_id is None
+        if run_id is None:
+            c = r.cell
+            name = f"n={c.batch_size} E={c.iterations} K={c.memories}" + f" seed={c.seed}" * (len(study.seeds) > 1)
+            tags = {"mlflow.parentRunId": self._parent, "personaagent.level": "cell"}
+            run_id = self._known["cells"][key] = self._create(name, tags)
+            self._save()
+        self._log_row(run_id, study, r, new=new, tags={})
+        found, _ = samples(study, r.cell)
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder) / "personas.html"
+            page.write_text(persona_diff_page(r.cell, _personas(study, r)), encoding="utf-8")
+            self._client.log_artifact(run_id, str(page))
+        if new and not r.waiting:
+            for sample in [s for s in found if s.unit and s.answered][: study.options.trace_samples]:
+                self._trace(run_id, r, sample)
+        self._client.set_terminated(run_id, "KILLED" if r.waiting else "FINISHED")
+
+    def _log_row(self, run_id: str, study: Study, r: Row, *, new: bool, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        params = [Param(name, str(r.values[name])) for name in KEY_COLUMNS] if new else []
+        numbers = {k: v for k, v in r.values.items() if k not in KEY_COLUMNS and v is not None}
+        if "score" in numbers:
+            sign = 1 if study.tasks[r.cell.task].task.higher_is_better else -1
+            numbers["score_oriented"] = sign * numbers["score"]
+        metrics = [Metric(name, float(value), now, 0) for name, value in numbers.items()]
+        self._client.log_batch(run_id, metrics, params, [RunTag(k, v) for k, v in tags.items()])
+
+    def _trace(self, run_id: str, r: Row, sample: Sample) -> None:
+        """A sample from the journal as an MLflow trace: a span for the question, one for each step."""
+        import mlflow
+
+        assert sample.unit is not None
+        result = sample.unit.result
+        persona = sample.chain.persona
+        root = mlflow.start_span_no_context(
+            f"{sample.user_id} {sample.query.id}",
+            span_type="AGENT",
+            inputs={
+                "query": sample.query.input,
+                "persona": persona.text if isinstance(persona, Persona) else None,
+            },
+            attributes={"gold": sample.query.gold, "lm": r.cell.lm},
+            metadata={"mlflow.sourceRun": run_id},
+            experiment_id=self._experiment,
+        )
+        trajectory = result.get("trajectory", {})
+        for step in range(sum(key.startswith("tool_name_") for key in trajectory)):
+            span = mlflow.start_span_no_context(
+                trajectory[f"tool_name_{step}"],
+                span_type="TOOL",
+                parent_span=root,
+                inputs={
+                    "thought": trajectory[f"thought_{step}"],
+                    "arguments": trajectory[f"tool_args_{step}"],
+                },
+            )
+            span.end(outputs=trajectory[f"observation_{step}"])
+        root.end(
+            outputs={
+                "answer": sample.raw,
+                "reasoning": result.get("reasoning"),
+                "correct": sample.prediction == sample.query.gold,
+            }
+        )
+
+    # -- runs -------------------------------------------------------------------------------------
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        return str(self._client.create_run(self._experiment, tags=dict(tags), run_name=name).info.run_id)
+
+    def _reopened(self, run_id: str | None) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        if run_id is None:
+            return None
+        try:
+            if self._client.get_run(run_id).info.lifecycle_stage != "active":
+                return None
+            self._client.update_run(run_id, status="RUNNING")
+        except MlflowException:
+            return None  # deleted, or another database under the same URI
+        return run_id
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _save(self) -> None:
+        temporary = self._path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps({**self._read(), self.uri: self._known}, indent=1), encoding="utf-8")
+        os.replace(temporary, self._path)
+
+
+def _personas(study: Study, r: Row) -> list[tuple[str, Persona, Persona]]:
+    """(user, before alignment, after) of everyone who serves in a cell."""
+    found = []
+    for user in study.tasks[r.cell.task].users:
+        before, after = study.chain(user, r.cell, 0).persona, study.chain(user, r.cell).persona
+        if isinstance(before, Persona) and isinstance(after, Persona):
+            found.append((user.user_id, before, after))
+    return found
+
+
+def _at_centre(study: Study, r: Row) -> bool:
+    return (r.cell.batch_size, r.cell.iterations, r.cell.memories) == study.options.axes.centre
+
+
+def _note(study: Study, rows: Sequence[Row]) -> str:
+    axes = study.options.axes
+    n, e, k = axes.centre
+    return (
+        f"Study of {len(rows)} cells over n in {list(axes.batch_sizes)}, E in {list(axes.iterations)}, K in "
+        f"{list(axes.memories)}. This parent run carries the params and metrics of the centre (n={n}, E={e}, K={k}), "
+        f"so that it has the same keys as its children; the files of the whole study are its artifacts."
+    )
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) and uri != prefix else None
+
+
+def _check_sqlite(uri: str, path: Path) -> None:
+    import sqlite3
+
+    if uri == DEFAULT_TRACKING:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise InputError(_cannot_open(uri, f"there is no folder {path.parent}"))
+    try:
+        with sqlite3.connect(path, timeout=5) as connection:
+            connection.execute("PRAGMA user_version")
+            connection.execute("SELECT name FROM sqlite_master").fetchall()
+        if not os.access(path, os.W_OK):
+            raise InputError(_cannot_open(uri, "the file is read-only"))
+    except sqlite3.Error as error:
+        raise InputError(_cannot_open(uri, str(error))) from None
+
+
+def _check_server(uri: str) -> None:
+    import requests
+
+    # MLflow's own client would retry for minutes.
+    try:
+        requests.get(uri.rstrip("/") + "/health", timeout=_CONNECT_SECONDS).raise_for_status()
+    except requests.RequestException as error:
+        raise InputError(_cannot_open(uri, _first_line(error))) from None
+
+
+def _cannot_open(uri: str, why: str) -> str:
+    return (
+        f"--tracking {uri} cannot be opened: {why}. Give sqlite:///FILE.db in a folder that exists, or the "
+        f"http(s) address of a running MLflow server; the default is {DEFAULT_TRACKING}."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
