@@ -106,7 +106,11 @@ def _table(study: Study, task: str, rows: Sequence[Row]) -> Table:
         table.add_column(name, justify="left" if name == "LM" else "right", no_wrap=True)
     for r in rows:
         v = r.values
-        interval = f"{v['score_low']:.3f} to {v['score_high']:.3f}" if v["score_low"] is not None else "-"
+        interval = "-"
+        if v["score_low"] is not None:
+            # A t interval of few users can leave the metric's range; results.csv has it as it is.
+            low, high = (min(1.0, max(0.0, v[bound])) for bound in ("score_low", "score_high"))
+            interval = f"{low:.3f} to {high:.3f}"
         calls = v["profile_lm_calls"] + v["align_lm_calls"] + v["serve_lm_calls"]
         failed = str(v["failed"]) + (f" (+{r.waiting} waiting)" if r.waiting else "")
         axes = [r.cell.batch_size, r.cell.iterations, r.cell.memories]

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import dspy
 from dspy.utils.exceptions import (
@@ -378,7 +379,7 @@ class Study:
 
     def _read_record(self) -> dict[str, Any]:
         settings = {**self.options.identity, **{f"data {n}": self._loaded[n][2] for n in self.options.tasks}}
-        fresh = {"study": 1, "settings": settings, "cells": [], "runs": []}
+        fresh = {"study": 1, "id": uuid4().hex, "settings": settings, "cells": [], "runs": []}
         path = self.out / "study.json"
         if not path.exists():
             return fresh

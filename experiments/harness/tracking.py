@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from personaagent.experiments.harness.diff import persona_diff_page
 from personaagent.experiments.harness.results import KEY_COLUMNS, Row, Sample, samples
@@ -18,11 +17,12 @@ from personaagent.programs.errors import InputError
 from personaagent.programs.persona import Persona
 
 FILES = ("results.csv", "predictions.jsonl", "personas.jsonl", "scaling.png", "study.json")
+_STUDY_TAG, _CELL_TAG = "personaagent.study", "personaagent.cell"
 _CONNECT_SECONDS = 5.0
 
 
 class Tracker:
-    """The MLflow side of a study. Runs are found again through OUT/tracking.json and re-opened.
+    """The MLflow side of a study. Its runs carry the study's id as a tag, by which a later run re-opens them.
 
     A client bound to run ids is used throughout: the fluent API's active run belongs to one thread.
 
@@ -67,15 +67,13 @@ class Tracker:
 
     def start(self, study: Study) -> None:
         """Open, or open again, the parent run."""
-        self._path = study.out / "tracking.json"
-        self._known: dict[str, Any] = self._read().get(self.uri, {})
-        self._known.setdefault("cells", {})
-        parent = self._reopened(self._known.get("parent"))
-        if parent is None:
-            parent = self._create(study.out.name, {"personaagent.level": "study"})
-            self._known = {"parent": parent, "cells": {}}
-            self._save()
-        self._parent = parent
+        own = f"tags.`{_STUDY_TAG}` = '{study.record['id']}'"
+        self._runs = {
+            run.data.tags.get(_CELL_TAG, ""): str(run.info.run_id)
+            for run in self._client.search_runs([self._experiment], filter_string=own, max_results=5_000)
+        }
+        self._study_id: str = study.record["id"]
+        self._parent = self._opened("", study.out.name, {})
         self._ended = False
 
     def log(self, study: Study, rows: Sequence[Row]) -> None:
@@ -85,9 +83,7 @@ class Tracker:
         if rows:
             centre = next((r for r in rows if _at_centre(study, r)), rows[0])
             about = {"mlflow.note.content": _note(study, rows)}
-            self._log_row(self._parent, study, centre, new="params" not in self._known, tags=about)
-            self._known["params"] = True
-            self._save()
+            self._log_row(self._parent, study, centre, tags=about)
         for name in FILES:
             if (study.out / name).is_file():
                 self._client.log_artifact(self._parent, str(study.out / name))
@@ -101,16 +97,12 @@ class Tracker:
     # -- cells ------------------------------------------------------------------------------------
 
     def _log_cell(self, study: Study, r: Row) -> None:
-        key = json.dumps(r.cell.to_dict(), sort_keys=True)
-        run_id = self._reopened(self._known["cells"].get(key))
-        new = run_id is None
-        if run_id is None:
-            c = r.cell
-            name = f"n={c.batch_size} E={c.iterations} K={c.memories}" + f" seed={c.seed}" * (len(study.seeds) > 1)
-            tags = {"mlflow.parentRunId": self._parent, "personaagent.level": "cell"}
-            run_id = self._known["cells"][key] = self._create(name, tags)
-            self._save()
-        self._log_row(run_id, study, r, new=new, tags={})
+        c = r.cell
+        key = json.dumps(c.to_dict(), sort_keys=True)
+        name = f"n={c.batch_size} E={c.iterations} K={c.memories}" + f" seed={c.seed}" * (len(study.seeds) > 1)
+        new = key not in self._runs
+        run_id = self._opened(key, name, {"mlflow.parentRunId": self._parent})
+        self._log_row(run_id, study, r, tags={})
         found, _ = samples(study, r.cell)
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "personas.html"
@@ -121,11 +113,11 @@ class Tracker:
                 self._trace(run_id, r, sample)
         self._client.set_terminated(run_id, "KILLED" if r.waiting else "FINISHED")
 
-    def _log_row(self, run_id: str, study: Study, r: Row, *, new: bool, tags: Mapping[str, str]) -> None:
+    def _log_row(self, run_id: str, study: Study, r: Row, *, tags: Mapping[str, str]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
-        params = [Param(name, str(r.values[name])) for name in KEY_COLUMNS] if new else []
+        params = [Param(name, str(r.values[name])) for name in KEY_COLUMNS]
         numbers = {k: v for k, v in r.values.items() if k not in KEY_COLUMNS and v is not None}
         if "score" in numbers:
             sign = 1 if study.tasks[r.cell.task].task.higher_is_better else -1
@@ -173,33 +165,14 @@ class Tracker:
 
     # -- runs -------------------------------------------------------------------------------------
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(self._experiment, tags=dict(tags), run_name=name).info.run_id)
-
-    def _reopened(self, run_id: str | None) -> str | None:
-        from mlflow.exceptions import MlflowException
-
-        if run_id is None:
-            return None
-        try:
-            if self._client.get_run(run_id).info.lifecycle_stage != "active":
-                return None
-            self._client.update_run(run_id, status="RUNNING")
-        except MlflowException:
-            return None  # deleted, or another database under the same URI
-        return run_id
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    def _save(self) -> None:
-        temporary = self._path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps({**self._read(), self.uri: self._known}, indent=1), encoding="utf-8")
-        os.replace(temporary, self._path)
+    def _opened(self, key: str, name: str, tags: Mapping[str, str]) -> str:
+        """The run of a cell (the study's own under ""), re-opened or made; its status is RUNNING."""
+        if key in self._runs:
+            self._client.update_run(self._runs[key], status="RUNNING")
+        else:
+            own = {**tags, _STUDY_TAG: self._study_id, _CELL_TAG: key}
+            self._runs[key] = str(self._client.create_run(self._experiment, tags=own, run_name=name).info.run_id)
+        return self._runs[key]
 
 
 def _personas(study: Study, r: Row) -> list[tuple[str, Persona, Persona]]:
