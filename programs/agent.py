@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ _UNREADABLE_STEP = (
     "with one of the tools: {tools}."
 )
 _UNREADABLE_ANSWER = "Your last answer could not be read. Write every output field exactly as asked."
+_INVALID_FIELD = re.compile(r"Failed to parse field (\w+) ")
 _OVERFLOW_RETRIES = 3
 
 
@@ -488,8 +490,15 @@ def _shorten_observations(trajectory: dict[str, Any]) -> bool:
 def _reason(error: Exception) -> str:
     """One short line, without a traceback or a path: it may go to an LM."""
     if isinstance(error, AdapterParseError):
-        missing = [name for name in error.signature.output_fields if name not in (error.parsed_result or {})]
-        return f"the field {missing[0]} was missing or not valid." if missing else "a field was not valid."
+        # The JSON fallback's error hides the first one, which knows the field.
+        while isinstance(error.__context__, AdapterParseError):
+            error = error.__context__
+        invalid = _INVALID_FIELD.match(str(error))
+        if invalid:
+            return f"the field {invalid.group(1)} had no valid value."
+        parsed = error.parsed_result or {}
+        missing = [name for name in error.signature.output_fields if name not in parsed]
+        return f"the field {missing[0]} was missing." if missing else "a field was not valid."
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {shorten(lines[0], 200) if lines else 'no message'}"
 
