@@ -14,6 +14,8 @@ import dspy
 from personaagent.programs.errors import InputError
 
 _ISO_8601 = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:?\d{2})?)?)?)?")
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_TEXTS = ("user_id", "id", "query", "response", "text")
 
 
 class Position(NamedTuple):
@@ -56,8 +58,12 @@ def normalise_timestamp(value: str | int | datetime) -> str:
 
 
 def _utc(moment: datetime) -> str:
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    try:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise InputError(f"timestamp {moment.isoformat()!r} is before year 1 or after year 9999 in UTC") from None
+    # Not strftime: its %Y does not pad a year under 1000 everywhere, and the text would sort wrongly.
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,9 @@ class Interaction:
     Interactions of a user are totally ordered by (timestamp, ordinal): most timestamps in real data tie.
 
     Raises:
-        InputError: on an empty user_id, id or query, a response that is not text, a timestamp that is
-            not ISO 8601, or an ordinal that is negative.
+        InputError: on an empty user_id, id or query, a response or text that is not text, half of a
+            surrogate pair in any of them, a timestamp that is not ISO 8601, or an ordinal that is negative
+            or over 63 bits.
     """
 
     user_id: str
@@ -94,15 +101,23 @@ class Interaction:
                 raise InputError(f"Interaction.{name} must be text and not empty, but got {value!r}")
         if not isinstance(self.response, str):
             raise InputError(f"Interaction.response must be text, but got {self.response!r} (id {self.id!r})")
+        if not isinstance(self.text, str):
+            raise InputError(f"Interaction.text must be text, but got {self.text!r} (id {self.id!r})")
         if self.ordinal is not None and (isinstance(self.ordinal, bool) or not isinstance(self.ordinal, int)):
             raise InputError(
                 f"Interaction.ordinal must be an integer or None, but got {self.ordinal!r} (id {self.id!r})"
             )
-        if self.ordinal is not None and self.ordinal < 0:
-            raise InputError(f"Interaction.ordinal cannot be negative but got {self.ordinal} (id {self.id!r})")
+        if self.ordinal is not None and not 0 <= self.ordinal < 2**63:
+            raise InputError(f"Interaction.ordinal must be from 0 to 2**63 - 1 but got {self.ordinal} (id {self.id!r})")
         object.__setattr__(self, "timestamp", normalise_timestamp(self.timestamp))
         object.__setattr__(self, "text", self.text or self.query)
         object.__setattr__(self, "metadata", MappingProxyType({str(k): str(v) for k, v in self.metadata.items()}))
+        for name, value in (*((n, getattr(self, n)) for n in _TEXTS), *self.metadata.items()):
+            if _LONE_SURROGATE.search(name + value):
+                raise InputError(
+                    f"Interaction {self.id!r} holds half of a surrogate pair in {name!r}, which is no valid text: "
+                    f"repair its source, or replace the character"
+                )
 
     @property
     def position(self) -> Position:

@@ -42,7 +42,8 @@ class Persona(Parameter):
         learnt_from: ids of the interactions that the rewrite learnt from, oldest first.
 
     Raises:
-        InputError: if the text is empty or not text, or the version is negative.
+        InputError: if the text is empty or not text, the version is negative, or the parent or the ids are
+            not text.
     """
 
     def __init__(self, text: str, version: int = 0, parent: str | None = None, learnt_from: Sequence[str] = ()) -> None:
@@ -50,6 +51,10 @@ class Persona(Parameter):
             raise InputError(f"Persona.text must be text and not empty, but got {text!r}")
         if isinstance(version, bool) or not isinstance(version, int) or version < 0:
             raise InputError(f"Persona.version must be an integer from 0, but got {version!r}")
+        if parent is not None and not isinstance(parent, str):
+            raise InputError(f"Persona.parent must be a digest or None, but got {parent!r}")
+        if isinstance(learnt_from, str) or not all(isinstance(i, str) for i in learnt_from):
+            raise InputError(f"Persona.learnt_from must be a list of interaction ids, but got {learnt_from!r}")
         self.text = text
         self.version = version
         self.parent = parent
@@ -58,7 +63,9 @@ class Persona(Parameter):
     @property
     def digest(self) -> str:
         """Identity of this persona: SHA-256 of its text and its parent's digest, 64 hex digits."""
-        return hashlib.sha256(json.dumps([self.text, self.parent], ensure_ascii=False).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([self.text, self.parent], ensure_ascii=False).encode("utf-8", "surrogatepass")
+        ).hexdigest()
 
     def rewritten(self, text: str, learnt_from: Sequence[str]) -> Persona:
         """The child of this persona with a new text."""

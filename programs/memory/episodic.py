@@ -39,6 +39,7 @@ class EpisodicMemory:
         self._lock = threading.Lock()
         self._interactions: list[Interaction] = []
         self._index: Any = None
+        self._revision: tuple[int, int] | None = None
 
     def recall(self, query: str, k: int, before: Interaction | Position | None = None) -> list[Recalled]:
         """The k interactions whose text is most similar to the query, best first; ties newest first.
@@ -54,7 +55,7 @@ class EpisodicMemory:
         """
         if isinstance(k, bool) or not isinstance(k, int) or k < 0:
             raise InputError(f"k must be an integer from 0, but got {k!r}")
-        if k == 0 or self._store.count(self.user_id) == 0:
+        if k == 0:
             return []
         with self._lock:
             self._refresh()
@@ -69,7 +70,7 @@ class EpisodicMemory:
     def invalidate(self) -> None:
         """Forget what was read from the store; the next recall reads it again."""
         with self._lock:
-            self._interactions, self._index = [], None
+            self._interactions, self._index, self._revision = [], None, None
 
     def _ranked(self, interactions: list[Interaction], index: Any, vector: Any, visible: int, k: int) -> list[Recalled]:
         # FAISS returns equal scores in an order of its own, so more than k are fetched, until the last
@@ -88,14 +89,15 @@ class EpisodicMemory:
         return [Recalled(interactions[row], score) for score, row in found[:k]]
 
     def _refresh(self) -> None:
-        # A count is enough to notice a change: interactions are never altered, and a user is erased whole.
-        if self._index is not None and self._store.count(self.user_id) == len(self._interactions):
+        # Read before the snapshot: what is recorded in between is noticed by the next recall.
+        revision = self._store.revision(self.user_id)
+        if revision == self._revision:
             return
         snapshot = self._store.snapshot(self.user_id)
         # A new index, not an addition: a search in another thread goes on with the old one.
         index = faiss.IndexFlatIP(snapshot.vectors.shape[1])
         index.add(snapshot.vectors)
-        self._interactions, self._index = snapshot.interactions, index
+        self._interactions, self._index, self._revision = snapshot.interactions, index, revision
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EpisodicMemory:
         return self  # a program's copy uses the same memory

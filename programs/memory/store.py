@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,16 +16,18 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from personaagent.programs.errors import InputError, StoreError
+from personaagent.programs.errors import EncoderError, InputError, StoreError
 from personaagent.programs.interaction import Interaction
 from personaagent.programs.memory.encoder import Encoder, Vector, checked_vector, load_encoder
 from personaagent.programs.memory.episodic import EpisodicMemory
 from personaagent.programs.persona import Persona
 
 SCHEMA_VERSION = 1
+_FORGOTTEN = "users_forgotten"
+_LOCK_TIMEOUT_SECONDS = 30
 
 _metadata = sa.MetaData()
 _meta = sa.Table("meta", _metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text))
@@ -104,8 +107,12 @@ class MemoryStore:
         # with a file the lock also keeps this process from waiting on its own write lock.
         self._lock = threading.RLock()
         self._engine = _make_engine(url)
-        with self._guard("opened"):
-            _open_schema(self._engine, url)
+        try:
+            with self._guard("opened"):
+                _open_schema(self._engine, url)
+        except StoreError:
+            self._engine.dispose()
+            raise
 
     # -- interactions -----------------------------------------------------------------------------
 
@@ -122,9 +129,11 @@ class MemoryStore:
             StoreError: if an id is already there with other content (nothing is overwritten).
         """
         stored: list[Interaction] = []
+        # Drawn before the transaction: an iterator may read this very store.
+        batch = list(interactions)
         with self._write("recorded") as connection:
             next_ordinals: dict[str, int] = {}
-            for given in interactions:
+            for given in batch:
                 found = connection.execute(_by_id(given.user_id, given.id)).first()
                 if found is not None:
                     stored.append(_same_or_raise(_interaction(found), given))
@@ -157,6 +166,16 @@ class MemoryStore:
         """Number of a user's interactions."""
         query = sa.select(sa.func.count()).select_from(_interactions).where(_interactions.c.user_id == user_id)
         return int(self._read(query)[0][0])
+
+    def revision(self, user_id: str) -> tuple[int, int]:
+        """A value that changes with the user's interactions: (how many, how many users were ever forgotten)."""
+        # Interactions are never altered and a user is erased whole, so these two notice every change,
+        # also by another process that forgets a user and records as many anew.
+        count = sa.select(sa.func.count()).select_from(_interactions).where(_interactions.c.user_id == user_id)
+        forgotten = sa.select(_meta.c.value).where(_meta.c.key == _FORGOTTEN)
+        row: Sequence[Any] = self._read(sa.select(count.scalar_subquery(), forgotten.scalar_subquery()))[0]
+        interactions, users_forgotten = row
+        return int(interactions), int(users_forgotten or 0)
 
     def users(self) -> list[str]:
         """Ids of the users who have interactions, alphabetically."""
@@ -206,24 +225,36 @@ class MemoryStore:
                 vector = self.encoder.encode(interaction.text)
                 new[digest] = checked_vector(vector, self.encoder.dimension, name)
         if new:
-            rows = [
-                {"encoder": name, "text_digest": d, "dimension": v.shape[0], "vector": v.tobytes()}
-                for d, v in new.items()
-            ]
             with self._write("recorded") as connection:
-                connection.execute(insert(_embeddings).on_conflict_do_nothing(), rows)
+                # A user who was forgotten while this encoded leaves no vector behind.
+                owned = sa.select(_interactions.c.text_digest).where(_interactions.c.user_id == user_id)
+                still = set(connection.execute(owned).scalars())
+                rows = [
+                    {"encoder": name, "text_digest": d, "dimension": v.shape[0], "vector": v.tobytes()}
+                    for d, v in new.items()
+                    if d in still
+                ]
+                if rows:
+                    connection.execute(insert(_embeddings).on_conflict_do_nothing(), rows)
         known.update(new)
         return Snapshot(interactions, np.stack([known[digest] for digest in digests]))
 
     def _stored_vector(self, row: Any) -> Vector:
         dimension = self.encoder.dimension
         if row.dimension != dimension or len(row.vector) != 4 * dimension:
-            raise StoreError(
-                f"{self.url}: the vector of text {row.text_digest[:12]} has {len(row.vector)} bytes for dimension "
-                f"{row.dimension}, but encoder {row.encoder!r} has dimension {dimension}. The row is damaged or of "
-                f"another model under the same name; delete it from table embeddings and it is computed again."
+            fault = (
+                f"has {len(row.vector)} bytes for dimension {row.dimension}, but encoder {row.encoder!r} has "
+                f"dimension {dimension}"
             )
-        return checked_vector(np.frombuffer(row.vector, dtype=np.float32), dimension, row.encoder)
+        else:
+            try:
+                return checked_vector(np.frombuffer(row.vector, dtype=np.float32), dimension, row.encoder)
+            except EncoderError:
+                fault = "is zero or not finite"
+        raise StoreError(
+            f"{self.url}: the vector of text {row.text_digest[:12]} {fault}. The row is damaged or of "
+            f"another model under the same name; delete it from table embeddings and it is computed again."
+        )
 
     # -- what was learnt of a user ----------------------------------------------------------------
 
@@ -268,6 +299,9 @@ class MemoryStore:
             connection.execute(_embeddings.delete().where(of_mine_only))
             for table in (_interactions, _profiles, _personas):
                 connection.execute(table.delete().where(table.c.user_id == user_id))
+            one_more = {"value": sa.cast(sa.cast(_meta.c.value, sa.Integer) + 1, sa.Text)}
+            counter = insert(_meta).values(key=_FORGOTTEN, value="1")
+            connection.execute(counter.on_conflict_do_update(index_elements=["key"], set_=one_more))
         view = self._views.pop(user_id, None)
         if view is not None:
             view.invalidate()
@@ -303,7 +337,8 @@ class MemoryStore:
     def _guard(self, verb: str) -> Iterator[None]:
         try:
             yield
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, UnicodeEncodeError, OverflowError) as error:
+            # The last two are what the driver says of a text or a number that SQLite cannot hold.
             cause = getattr(error, "orig", None) or error
             raise StoreError(f"{self.url}: nothing could be {verb}: {cause}") from error
 
@@ -316,19 +351,22 @@ def _make_engine(url: str) -> sa.Engine:
         parsed = sa.make_url(url)
     except ArgumentError:
         raise InputError(f"{url!r} is not a database URL; a file is written sqlite:///{url}") from None
-    if parsed.get_backend_name() != "sqlite":
-        raise InputError(f"only SQLite is supported now (sqlite:///memory.db), but got {url!r}")
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise InputError(f"only SQLite is supported now (sqlite:///memory.db), but got {str(parsed)!r}")
     in_memory = parsed.database in (None, "", ":memory:")
     pool: dict[str, Any] = {"poolclass": StaticPool} if in_memory else {}
     engine = sa.create_engine(
-        parsed, isolation_level="AUTOCOMMIT", connect_args={"check_same_thread": False, "timeout": 30}, **pool
+        parsed,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"check_same_thread": False, "timeout": _LOCK_TIMEOUT_SECONDS},
+        **pool,
     )
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _: Any) -> None:
-        # WAL: readers do not wait for a writer. FULL: what was recorded survives a power cut.
-        connection.execute("PRAGMA journal_mode=WAL")
+        # FULL: what was recorded survives a power cut. Secure: what was forgotten leaves the file.
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")
 
     return engine
 
@@ -336,24 +374,51 @@ def _make_engine(url: str) -> sa.Engine:
 def _open_schema(engine: sa.Engine, url: str) -> None:
     try:
         with engine.connect() as connection:
+            _check_schema(connection, url)
+            _use_wal(connection)
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             _metadata.create_all(connection)
             version = {"key": "schema_version", "value": str(SCHEMA_VERSION)}
             connection.execute(insert(_meta).on_conflict_do_nothing(), version)
-            found = int(
-                connection.execute(sa.select(_meta.c.value).where(_meta.c.key == "schema_version")).scalar_one()
-            )
-            if found > SCHEMA_VERSION:
-                connection.exec_driver_sql("ROLLBACK")
-                raise StoreError(
-                    f"{url} has schema version {found}, written by a newer personaagent; this one knows "
-                    f"{SCHEMA_VERSION}. Nothing was changed; upgrade personaagent to open it."
-                )
             connection.exec_driver_sql("COMMIT")
     except DatabaseError as error:
         if "not a database" in str(error.orig):
             raise StoreError(f"{url} is not a memory store: the file is not an SQLite database") from error
         raise
+
+
+def _use_wal(connection: Connection) -> None:
+    """Let readers not wait for a writer. The mode is kept in the file, so it is set after the check."""
+    # SQLite waits for a writer everywhere but here, where several processes that open a new file meet.
+    deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            return
+        except OperationalError as error:
+            if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _check_schema(connection: Connection, url: str) -> None:
+    """Refuse, without writing, a database of another program or of a newer version."""
+    tables = sa.inspect(connection).get_table_names()
+    if not tables:
+        return
+    try:
+        found = connection.execute(sa.select(_meta.c.value).where(_meta.c.key == "schema_version")).scalar()
+        version = int(found or "")
+    except (OperationalError, ValueError):
+        raise StoreError(
+            f"{url} is not a memory store but another program's database (table {tables[0]!r}). "
+            f"Nothing was changed; give the store a file of its own."
+        ) from None
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{url} has schema version {version}, written by a newer personaagent; this one knows "
+            f"{SCHEMA_VERSION}. Nothing was changed; upgrade personaagent to open it."
+        )
 
 
 def _newest_persona(user_id: str) -> sa.Select[Any]:
