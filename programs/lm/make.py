@@ -48,7 +48,7 @@ def make_lm(
         InputError: on an unknown provider, an api_base that is no URL, or a setting the model refuses.
     """
     meter = meter or Meter()
-    if timeout_seconds <= 0:
+    if not timeout_seconds > 0:  # so that NaN is refused, too
         raise InputError(f"timeout_seconds must be above 0 but got {timeout_seconds}")
     if model == OFFLINE:
         if api_base:
@@ -81,6 +81,8 @@ def make_lm(
             cache=False,
             num_retries=NUM_RETRIES,
         )
+    except InputError:
+        raise
     except (LMError, ValueError, TypeError) as error:
         raise InputError(f"the LM {model!r} cannot be used: {error}") from error
 

@@ -43,6 +43,7 @@ class Usage:
 # The ledgers that a call is booked on: every `metering` block around it, in this context and in threads
 # and tasks that copied the context.
 _ledgers: ContextVar[tuple[Usage, ...]] = ContextVar("personaagent_usage_ledgers", default=())
+_booking = threading.Lock()  # a ledger may be booked on by several meters
 
 
 @contextmanager
@@ -84,13 +85,16 @@ class Meter:
         """Reserve a unit of work's worst case of calls, for as long as the block runs.
 
         Yields False if it does not fit under the cap and never will. While work that was admitted
-        earlier may still give back what it reserved, this waits.
+        earlier may still give back what it reserved, this waits. Within a block that was admitted, nothing
+        more is reserved: its worst case covers what it is made of.
         """
-        if self.max_calls is None:
+        if self.max_calls is None or any(r.meter is self for r in _reservations.get()):
             yield True
             return
         with self._changed:
-            while self._reserved and self.spent.lm_calls + self._reserved + worst_case > self.max_calls:
+            while (
+                self.spent.lm_calls + worst_case <= self.max_calls < self.spent.lm_calls + self._reserved + worst_case
+            ):
                 self._changed.wait()
             if self.spent.lm_calls + worst_case > self.max_calls:
                 yielded = False
@@ -100,39 +104,47 @@ class Meter:
         if not yielded:
             yield False
             return
-        with metering() as usage:
-            _reservations.set((*_reservations.get(), _Reservation(self, worst_case, usage)))
-            try:
-                yield True
-            finally:
-                _reservations.set(_reservations.get()[:-1])
-                with self._changed:
-                    self._reserved -= max(0, worst_case - usage.lm_calls)
-                    self._changed.notify_all()
+        reservation = _Reservation(self, worst_case)
+        token = _reservations.set((*_reservations.get(), reservation))
+        try:
+            yield True
+        finally:
+            _reservations.reset(token)
+            with self._changed:
+                self._reserved -= reservation.left
+                reservation.left = 0
+                self._changed.notify_all()
 
     def _begin(self) -> None:
         with self._changed:
-            if self.max_calls is not None and self.spent.lm_calls >= self.max_calls:
-                raise BudgetError(f"the cap of {self.max_calls} LM calls is reached")
+            reservation = next((r for r in _reservations.get() if r.meter is self and r.left), None)
+            # What others have reserved is theirs.
+            taken = self.spent.lm_calls + (0 if reservation else self._reserved)
+            if self.max_calls is not None and taken >= self.max_calls:
+                raise BudgetError(f"the cap of {self.max_calls} LM calls is reached or reserved")
             self.spent.lm_calls += 1
-            if any(r.meter is self and r.usage.lm_calls < r.worst_case for r in _reservations.get()):
-                self._reserved -= 1  # a reserved call has become a spent one
-            for ledger in _ledgers.get():
-                ledger.lm_calls += 1
+            if reservation:
+                reservation.left -= 1  # a reserved call has become a spent one
+                self._reserved -= 1
+            with _booking:
+                for ledger in _ledgers.get():
+                    ledger.lm_calls += 1
 
     def _end(self, response: Response) -> None:
         used = response.usage
         tokens = Usage(0, int(used.input_tokens or 0), int(used.output_tokens or 0)) if used else Usage()
-        with self._changed:
+        with self._changed, _booking:
             for ledger in (self.spent, *_ledgers.get()):
                 ledger.add(tokens)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
+        return self  # a copy of an LM, or of a program that holds one, is on the same account
 
-@dataclass(frozen=True)
+
+@dataclass(eq=False)
 class _Reservation:
     meter: Meter
-    worst_case: int
-    usage: Usage
+    left: int
 
 
 _reservations: ContextVar[tuple[_Reservation, ...]] = ContextVar("personaagent_reservations", default=())

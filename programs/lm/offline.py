@@ -18,7 +18,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -31,15 +31,16 @@ from personaagent.programs.quoting import PERSONA_CLOSE, PERSONA_OPEN, quoted, r
 
 _MARKER = re.compile(r"^[ ]*\[\[ ## (\w+) ## \]\][ ]*$", re.MULTILINE)
 _DECLARED_FIELD = re.compile(r"^\d+\. `(\w+)` \(", re.MULTILINE)
-_LITERAL = re.compile(r"^\s*\{(?!next_tool_name)\w+\}\s+# note: [^\n]*? one of: ([^\n]+)$", re.MULTILINE)
+# As ChatAdapter writes it, and as JSONAdapter does: `"name": "{name}  # note: ... one of: a; b",`
+_LITERAL = re.compile(r'^\s*(?:"\w+": ")?\{(\w+)\}\s+# note: [^\n]*? one of: ([^\n]+?)(?:",?)?$', re.MULTILINE)
 _TOOL = re.compile(r"^\s*\(\d+\) (\w+), whose description is .*? It takes arguments (\{.*\})\.?\s*$", re.MULTILINE)
 _BRACKETED_LIST = re.compile(r"\[([^\[\]]*,[^\[\]]*)\]")
 _QUOTED = re.compile(r"«([^»]*)»")
 _RECORD_ANSWER = re.compile(r'-> ("(?:[^"\\]|\\.)*")\s*$')
-_SHARE = re.compile(r"\b(\d+) of (\d+)\b")
+_SHARE = re.compile(r"\b(\d{1,6}) of (\d{1,6})\b")
 _NEGATION = re.compile(
-    r"\b(not|never|no|nor|neither|without|avoids?|avoiding|dislikes?|hates?|rejects?|except|unlike|than|over"
-    r"|instead of)\b|n't\b",
+    r"\b(not(?! only)|cannot|never|rarely|seldom|hardly|no|nor|neither|without|avoids?|avoiding|dislikes?|hates?"
+    r"|rejects?|except|unlike|than(?! any| all| most)|over|instead of)\b|n['’]t\b",
     re.IGNORECASE,
 )
 _JOINING = re.compile(r"[\s,/'\"“”‘’]*(?:(?:and|or|&)[\s'\"“”‘’]*)?", re.IGNORECASE)
@@ -74,7 +75,8 @@ class Prompt:
     """(question, answer) pairs."""
     tools: tuple[tuple[str, tuple[str, ...]], ...]
     """(name, argument names), without `finish`."""
-    literals: tuple[str, ...]
+    literals: Mapping[str, tuple[str, ...]]
+    """The possible answers of each `Literal` output."""
     as_json: bool
 
     @property
@@ -88,13 +90,15 @@ class Prompt:
 def read_prompt(system: str, messages: Sequence[tuple[str, str]]) -> Prompt:
     """Take a prompt apart. `messages` are (role, text) after the system message."""
     head, _, rest = system.partition(PERSONA_OPEN)
-    inside, _, tail = rest.partition(PERSONA_CLOSE)
+    inside, closed, tail = rest.partition(PERSONA_CLOSE)
+    if not closed:  # instructions that speak of a <persona>
+        head, inside, tail = system, "", ""
     protocol = head + tail
-    declared = protocol.partition("Your output fields are:")[2].partition("All interactions will be structured")[0]
+    structure = protocol.partition("In adhering to this structure, your objective is:")[0]
+    declared = structure.partition("Your output fields are:")[2].partition("All interactions will be structured")[0]
     users = [text for role, text in messages if role == "user"]
     last = users[-1] if users else ""
     body, instruction = _without_reminder(last)
-    literal = _LITERAL.search(protocol)
     pairs = []
     for (role, text), (next_role, reply) in pairwise(messages):
         if role == "user" and next_role == "assistant":
@@ -107,7 +111,11 @@ def read_prompt(system: str, messages: Sequence[tuple[str, str]]) -> Prompt:
         persona="\n".join(line.strip() for line in inside.strip().splitlines()),
         demonstrations=tuple(pairs),
         tools=tuple((n, _argument_names(a)) for n, a in _TOOL.findall(protocol) if n != "finish"),
-        literals=tuple(part.strip() for part in literal.group(1).split(";")) if literal else (),
+        literals={
+            name: tuple(part.strip() for part in parts.split(";"))
+            for name, parts in _LITERAL.findall(structure)
+            if name != "next_tool_name"
+        },
         as_json="JSON object" in instruction,
     )
 
@@ -181,17 +189,22 @@ class OfflineReader:
         return {name: fields.get(name, fields.get("", "")) for name in asked}
 
     def _answer(self, prompt: Prompt) -> dict[str, Any]:
-        candidates, body = _candidates(prompt)
+        listed, body = _body(prompt.question)
         evidence = list(_evidence(prompt))
-        if not candidates:
-            return {
-                "reasoning": "There is no list of answers to choose from.",
-                "": self._free_text(body, evidence),
-            }
-        scores = self._scores(candidates, body, evidence)
-        best = max(candidates, key=lambda c: (round(scores[c], 6), -candidates.index(c)))
-        named = sum(any(True for _ in mentions(e.line, candidates)) for e in evidence)
-        return {"reasoning": f"{named} lines name one of the {len(candidates)} possible answers.", "": best}
+        fields: dict[str, Any] = {"reasoning": "There is no list of answers to choose from."}
+        for name in prompt.outputs:
+            candidates = prompt.literals.get(name, listed)
+            if name == "reasoning":
+                continue
+            if not candidates:
+                fields[name] = self._free_text(body, evidence)
+                continue
+            # A bracketed list that is not of the answers is part of the question.
+            scores = self._scores(candidates, body if set(listed) <= set(candidates) else prompt.question, evidence)
+            fields[name] = max(candidates, key=lambda c: (round(scores[c], 6), -candidates.index(c)))
+            named = sum(any(True for _ in mentions(e.line, candidates)) for e in evidence)
+            fields["reasoning"] = f"{named} lines name one of the {len(candidates)} possible answers."
+        return fields
 
     def _scores(self, candidates: Sequence[str], body: str, evidence: Sequence[Evidence]) -> dict[str, float]:
         question = self._encode(body)
@@ -202,17 +215,17 @@ class OfflineReader:
                 continue
             similarity = max(0.0, float(question @ self._encode(about)))
             share = _SHARE.search(line)
-            part = int(share.group(1)) / max(1, int(share.group(2))) if share else 1.0
+            part = min(1.0, int(share.group(1)) / max(1, int(share.group(2)))) if share else 1.0
             for candidate, sign in found:
                 scores[candidate] += sign * part * (_LINE_WEIGHT + similarity**_SHARPNESS)
         return scores
 
     def _free_text(self, body: str, evidence: Sequence[Evidence]) -> str:
         """The answer of the most similar record that has one, else the question's first sentence."""
-        answers = [(e, json.loads(m.group(1))) for e in evidence if (m := _RECORD_ANSWER.search(e.line))]
+        answers = [(e, answer) for e in evidence if (answer := _recorded_answer(e.line)) is not None]
         if answers:
             question = self._encode(body)
-            return str(max(answers, key=lambda a: round(float(question @ self._encode(a[0].about)), 6))[1])
+            return max(answers, key=lambda a: round(float(question @ self._encode(a[0].about)), 6))[1]
         return re.split(r"(?<=[.!?])\s", body.strip(), maxsplit=1)[0] or "(nothing)"
 
     def _encode(self, text: str) -> Any:
@@ -252,7 +265,8 @@ def mentions(line: str, candidates: Sequence[str]) -> Iterator[tuple[str, int]]:
     """(candidate, +1 or -1) for each candidate that the line names outside «», longest names first.
 
     Case, hyphens and spaces do not matter. A name after a word such as `not`, `avoids` or `over` counts
-    against the candidate, and so do names that are joined to it by `and`, `or` or a comma.
+    in the same clause counts against the candidate, and so do names that are joined to it by `and`, `or` or a
+    comma.
     """
     bare = _QUOTED.sub(lambda m: " " * len(m.group(0)), line)
     taken: list[tuple[int, int, str]] = []
@@ -265,20 +279,24 @@ def mentions(line: str, candidates: Sequence[str]) -> Iterator[tuple[str, int]]:
                 taken.append((match.start(), match.end(), candidate))
     sign, previous_end = 1, 0
     for start, end, candidate in sorted(taken):
-        between = re.split(r"[.;:!?]\s", bare[previous_end:start])[-1]
+        between = re.split(r"[.;!?,]\s", bare[previous_end:start])[-1]
         if not (previous_end and _JOINING.fullmatch(bare[previous_end:start])):
             sign = -1 if _NEGATION.search(between) else 1
         previous_end = end
         yield candidate, sign
 
 
-def _candidates(prompt: Prompt) -> tuple[tuple[str, ...], str]:
-    """The possible answers, from a bracketed list in the question or a Literal output, and the question's body."""
-    listed, body = _body(prompt.question)
-    return (listed or prompt.literals), body
+def _recorded_answer(line: str) -> str | None:
+    """The answer of a record; None if the line is no record, or only looks like one."""
+    match = _RECORD_ANSWER.search(line)
+    try:
+        return str(json.loads(match.group(1))) if match else None
+    except ValueError:
+        return None
 
 
 def _body(question: str) -> tuple[tuple[str, ...], str]:
+    """The possible answers that a bracketed list in the question gives, and what follows the list."""
     match = _BRACKETED_LIST.search(question)
     if not match:
         return (), question
@@ -320,7 +338,7 @@ def _update(prompt: Prompt) -> dict[str, Any]:
 
 def _summary(prompt: Prompt) -> dict[str, Any]:
     """Input: history. The most frequent answers; for free texts, where every answer differs, the newest."""
-    answers = [json.loads(m.group(1)) for line in prompt.question.splitlines() if (m := _RECORD_ANSWER.search(line))]
+    answers = [a for line in prompt.question.splitlines() if (a := _recorded_answer(line)) is not None]
     counted = Counter(answers).most_common(3)
     if counted and counted[0][1] > 1:
         lines = [f"Answers {json.dumps(a, ensure_ascii=False)} in {n} of {len(answers)} cases." for a, n in counted]
