@@ -101,7 +101,10 @@ def _golds(path: Path, digest: Any) -> dict[str, str]:
         place = f"{path}: golds at index {index}"
         if not isinstance(entry, Mapping):
             raise InputError(f"{place}: expected an object, but found {_kind(entry)}")
-        golds[str(_required(entry, "id", (str, int), place))] = str(_required(entry, "output", (str, int), place))
+        query_id = str(_required(entry, "id", (str, int), place))
+        if query_id in golds:
+            raise InputError(f"{place}: id {query_id!r} occurs twice")
+        golds[query_id] = str(_required(entry, "output", (str, int), place))
     return golds
 
 
@@ -123,7 +126,8 @@ def _read_json(path: Path, digest: Any) -> Any:
         digest.update(raw)
         return json.loads(raw)
     except json.JSONDecodeError as error:
-        cut = " (the file ends too early: is the download complete?)" if error.pos >= len(error.doc) - 1 else ""
+        ended = error.pos >= len(error.doc.rstrip()) - 1 or error.msg.startswith("Unterminated string")
+        cut = " (the file ends too early: is the download complete?)" if ended else ""
         raise InputError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}{cut}"
         ) from None

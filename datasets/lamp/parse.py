@@ -43,7 +43,7 @@ def _named(text: str, labels: Sequence[str]) -> set[str]:
     for label in sorted(labels, key=lambda name: (-len(name), name)):
         words = [re.escape(word) for word in re.split(r"[\s\-_]+", label)]
         pattern = re.compile(r"(?<!\w)" + r"[\s\-_]+".join(words) + r"(?!\w)", re.IGNORECASE)
-        text, count = pattern.subn(" ", text)
+        text, count = pattern.subn("|", text)
         if count:
             named.add(label)
     return named

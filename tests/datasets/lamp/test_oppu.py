@@ -1,0 +1,241 @@
+"""The reader of OPPU's layout: what it takes, and what it says of a file that is wrong."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from personaagent.datasets.lamp.oppu import HISTORY_FILE, LABEL_FILE, load_users, users_from_entries
+from personaagent.datasets.lamp.tasks import LAMP_2M
+from personaagent.programs.errors import InputError
+
+USERS: list[dict[str, Any]] = [
+    {
+        "user_id": "11",
+        "profile": [
+            {"id": "a", "description": "Two bakers share an oven.", "tag": "comedy", "date": "2009-05-01"},
+            {"id": "b", "description": "A bridge is held for a night.", "tag": "action", "date": "2009-05-01"},
+        ],
+        "query": [{"id": "q1", "input": "Which tag? A ship near Saturn.", "gold": "sci-fi"}],
+    },
+    {
+        "user_id": 12,
+        "profile": [{"id": "a", "description": "Clerks want a desk.", "tag": "dark comedy", "date": "2010-01-01"}],
+        "query": [
+            {"id": "q2", "input": "Which tag? A knocking cellar.", "gold": "violence"},
+            {"id": "q3", "input": "Which tag? A street band.", "gold": "romance"},
+        ],
+    },
+]
+LABELS = {"task": "LaMP_2", "golds": [{"id": f"q{i}", "output": tag} for i, tag in enumerate(
+    ("sci-fi", "violence", "romance"), 1)]}  # fmt: skip
+
+Change = Callable[[Any], object]
+
+
+def write(folder: Path, users: Any = USERS, labels: Any = LABELS) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / HISTORY_FILE).write_text(users if isinstance(users, str) else json.dumps(users), encoding="utf-8")
+    if labels is not None:
+        (folder / LABEL_FILE).write_text(labels if isinstance(labels, str) else json.dumps(labels), encoding="utf-8")
+    return folder
+
+
+def changed(value: Any, change: Change) -> Any:
+    value = copy.deepcopy(value)
+    change(value)
+    return value
+
+
+def message(folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        load_users(folder, LAMP_2M)
+    text = str(caught.value)
+    assert "\n" not in text and "Traceback" not in text
+    return text
+
+
+# --- what it takes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", ["", "movie_tagging"])
+def test_users_histories_and_queries_are_read(tmp_path: Path, inside: str) -> None:
+    folder = write(tmp_path / inside)
+    users, digest = load_users(tmp_path, LAMP_2M)
+    assert [user.user_id for user in users] == ["11", "12"]
+    assert [(i.id, i.ordinal, i.response, i.text) for i in users[0].history] == [
+        ("a", 0, "comedy", "Two bakers share an oven."),
+        ("b", 1, "action", "A bridge is held for a night."),
+    ]
+    assert [(q.id, q.input, q.gold) for q in users[1].queries] == [
+        ("q2", "Which tag? A knocking cellar.", "violence"),
+        ("q3", "Which tag? A street band.", "romance"),
+    ]
+    both = (folder / HISTORY_FILE).read_bytes() + (folder / LABEL_FILE).read_bytes()
+    assert digest == hashlib.sha256(both).hexdigest()
+
+
+def test_the_digest_follows_both_files(tmp_path: Path) -> None:
+    digests = {
+        load_users(write(tmp_path / "1"), LAMP_2M)[1],
+        load_users(write(tmp_path / "2", labels=None), LAMP_2M)[1],
+        load_users(write(tmp_path / "3", users=json.dumps(USERS) + " "), LAMP_2M)[1],
+        load_users(write(tmp_path / "4", labels={**LABELS, "task": "other"}), LAMP_2M)[1],
+    }
+    assert len(digests) == 4
+
+
+def test_the_label_files_golds_are_preferred_and_not_needed(tmp_path: Path) -> None:
+    other = changed(LABELS, lambda labels: labels["golds"][0].update(output=" comedy "))
+    assert load_users(write(tmp_path / "1", labels=other), LAMP_2M)[0][0].queries[0].gold == "comedy"
+    assert load_users(write(tmp_path / "2", labels=None), LAMP_2M)[0][0].queries[0].gold == "sci-fi"
+
+
+def test_an_empty_profile_and_no_queries_are_a_user(tmp_path: Path) -> None:
+    users, _ = load_users(write(tmp_path, users=[{"user_id": "1", "profile": [], "query": []}]), LAMP_2M)
+    assert users[0].history == users[0].queries == ()
+
+
+def test_ids_repeat_freely_between_users(tmp_path: Path) -> None:
+    users, _ = load_users(write(tmp_path), LAMP_2M)
+    assert users[0].history[0].id == users[1].history[0].id == "a"
+
+
+# --- folders and files -----------------------------------------------------------------------------
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    assert (
+        message(tmp_path / "nowhere")
+        == f"{tmp_path}/nowhere: no such folder; --data takes a folder with {HISTORY_FILE}"
+    )
+
+
+def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert "no such folder" in message(tmp_path / HISTORY_FILE)
+
+
+def test_a_folder_without_the_file(tmp_path: Path) -> None:
+    text = message(tmp_path)
+    assert str(tmp_path) in text and HISTORY_FILE in text and f"movie_tagging/{HISTORY_FILE}" in text
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, 150, 299, -1])
+def test_a_history_cut_short(tmp_path: Path, keep: int) -> None:
+    text = message(write(tmp_path, users=json.dumps(USERS)[:keep]))
+    assert text.startswith(f"{tmp_path / HISTORY_FILE}: not valid JSON at line 1, column ")
+    assert text.endswith("(the file ends too early: is the download complete?)")
+
+
+def test_labels_cut_short(tmp_path: Path) -> None:
+    text = message(write(tmp_path, labels=json.dumps(LABELS)[:-2]))
+    assert text.startswith(f"{tmp_path / LABEL_FILE}: not valid JSON") and "ends too early" in text
+
+
+def test_json_that_is_wrong_in_the_middle_is_not_called_cut_short(tmp_path: Path) -> None:
+    text = message(write(tmp_path, users='[{"user_id": oops, "profile": []}]'))
+    assert "line 1, column 14" in text and "too early" not in text
+
+
+def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / HISTORY_FILE).write_bytes(b'[{"user_id": "\xff"}]')
+    assert message(folder) == f"{folder / HISTORY_FILE}: not UTF-8 at byte 14"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [([], "an empty list"), ({"a": 1}, "an object"), ("null", "null"), ("3", "a number")]
+)
+def test_a_history_that_is_no_list_of_users(tmp_path: Path, content: Any, kind: str) -> None:
+    text = message(write(tmp_path, users=content))
+    assert text == f"{tmp_path / HISTORY_FILE}: expected a list of users and at least one, but found {kind}"
+
+
+# --- users, items and queries ----------------------------------------------------------------------
+
+USER_1 = "user at index 1 (user_id '12')"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda u: u[1].pop("user_id"), "user at index 1: field 'user_id' is missing"),
+        (lambda u: u[1].update(user_id=" "), "user at index 1: field 'user_id' must be text or number and not empty"),
+        (lambda u: u[1].update(user_id=True), "user at index 1: field 'user_id' must be text or number"),
+        (lambda u: u.__setitem__(1, "x"), "user at index 1: expected an object, but found text"),
+        (lambda u: u[1].update(user_id="11"), "user at index 1 (user_id '11'): this user_id occurs twice"),
+        (lambda u: u[1].update(user_id=11), "user at index 1 (user_id '11'): this user_id occurs twice"),
+        (lambda u: u[1].pop("profile"), f"{USER_1}: field 'profile' is missing"),
+        (lambda u: u[1].update(profile={}), f"{USER_1}: field 'profile' must be list"),
+        (lambda u: u[1].pop("query"), f"{USER_1}: field 'query' is missing"),
+        (lambda u: u[1].update(query=None), f"{USER_1}: field 'query' must be list and not empty, but is null"),
+        (lambda u: u[1]["profile"][0].pop("tag"), f"{USER_1}, profile item 0: field 'tag' is missing"),
+        (lambda u: u[1]["profile"][0].pop("id"), f"{USER_1}, profile item 0: field 'id' is missing"),
+        (lambda u: u[1]["profile"][0].update(description=""), f"{USER_1}, profile item 0: field 'description' must be"),
+        (lambda u: u[1]["profile"][0].update(date="soon"), f"{USER_1}, profile item 0: timestamp must be ISO 8601"),
+        (lambda u: u[1]["profile"].append(7), f"{USER_1}, profile item 1: expected an object, but found a number"),
+        (lambda u: u[1]["profile"].append(u[1]["profile"][0]), f"{USER_1}, profile: id 'a' occurs twice"),
+        (lambda u: u[1]["query"][1].pop("id"), f"{USER_1}, query 1: field 'id' is missing"),
+        (lambda u: u[1]["query"][1].pop("input"), f"{USER_1}, query 1: field 'input' is missing"),
+        (lambda u: u[1]["query"][1].update(input=5), f"{USER_1}, query 1: field 'input' must be text and not empty"),
+        (lambda u: u[1]["query"][1].update(id="q2"), f"{USER_1}, query: id 'q2' occurs twice"),
+        (lambda u: u[1]["query"].append([]), f"{USER_1}, query 2: expected an object, but found an empty list"),
+        (lambda u: u[1]["query"][1].update(id="q9"), f"{USER_1}, query 1 (id 'q9'): no label with this id in user_"),
+    ],
+)
+def test_a_fault_in_the_history_is_named_with_its_place(tmp_path: Path, change: Change, expected: str) -> None:
+    text = message(write(tmp_path, users=changed(USERS, change)))
+    assert text.startswith(f"{tmp_path / HISTORY_FILE}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda u: u[0]["query"][0].pop("gold"), "field 'gold' is missing"),
+        (lambda u: u[0]["query"][0].update(gold=""), "field 'gold' must be text or number and not empty"),
+        (lambda u: u[0]["query"][0].update(gold="drama"), "gold 'drama' is not a label of lamp-2m"),
+        (lambda u: u[0]["query"][0].update(gold="Sci-Fi"), "gold 'Sci-Fi' is not a label of lamp-2m"),
+    ],
+)
+def test_without_a_label_file_a_faulty_gold_is_named(tmp_path: Path, change: Change, expected: str) -> None:
+    text = message(write(tmp_path, users=changed(USERS, change), labels=None))
+    assert text.startswith(f"{tmp_path / HISTORY_FILE}: user at index 0 (user_id '11'), query 0")
+    assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda g: g.pop("golds"), "field 'golds' is missing"),
+        (lambda g: g.update(golds={}), "field 'golds' must be list"),
+        (lambda g: g["golds"].append("x"), "golds at index 3: expected an object, but found text"),
+        (lambda g: g["golds"][1].pop("id"), "golds at index 1: field 'id' is missing"),
+        (lambda g: g["golds"][1].pop("output"), "golds at index 1: field 'output' is missing"),
+        (lambda g: g["golds"][1].update(id="q1"), "golds at index 1: id 'q1' occurs twice"),
+    ],
+)
+def test_a_fault_in_the_labels_is_named_with_its_place(tmp_path: Path, change: Change, expected: str) -> None:
+    text = message(write(tmp_path, labels=changed(LABELS, change)))
+    assert text.startswith(f"{tmp_path / LABEL_FILE}: {expected}")
+
+
+def test_labels_that_are_no_object(tmp_path: Path) -> None:
+    text = message(write(tmp_path, labels=[1]))
+    assert text == f"{tmp_path / LABEL_FILE}: expected an object with 'golds', but found a list"
+
+
+def test_a_gold_of_the_label_file_that_is_no_label(tmp_path: Path) -> None:
+    labels = changed(LABELS, lambda g: g["golds"][2].update(output="drama"))
+    assert f"{USER_1}, query 1 (id 'q3'): gold 'drama' is not a label" in message(write(tmp_path, labels=labels))
+
+
+def test_entries_of_our_own_are_named_by_where_they_are_from() -> None:
+    with pytest.raises(InputError, match=r"^the sample: user at index 0: field 'user_id' is missing$"):
+        users_from_entries([{}], LAMP_2M, "the sample")
