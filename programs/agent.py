@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
-import re
-import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 from uuid import uuid4
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
+from personaagent.programs.episode import Episode, adrive, drive
 from personaagent.programs.errors import InputError, PersonaAgentError
 from personaagent.programs.interaction import Interaction, Position
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import PERSONA_TEMPLATE, Persona, initial_persona
-from personaagent.programs.quoting import defuse, persona_block, shorten
+from personaagent.programs.quoting import persona_block
 from personaagent.programs.tools.recall import RECALL_DESCRIPTION, RecallSession, recall_tool, recalling
-
-MAX_OBSERVATION_CHARS = 20_000
-"""Longest observation in a prompt: K = 8 records of 2,000 characters fit."""
 
 _EXTRA_FIELDS = (
     "trajectory",
@@ -38,13 +31,6 @@ _EXTRA_FIELDS = (
     "completion_tokens",
     "seconds",
 )
-_UNREADABLE_STEP = (
-    "Your last step could not be read: {reason} Write the three fields exactly as asked, "
-    "with one of the tools: {tools}."
-)
-_UNREADABLE_ANSWER = "Your last answer could not be read. Write every output field exactly as asked."
-_INVALID_FIELD = re.compile(r"Failed to parse field (\w+) ")
-_OVERFLOW_RETRIES = 3
 
 
 class PersonaAgent(dspy.ReAct):
@@ -189,18 +175,16 @@ class PersonaAgent(dspy.ReAct):
         Raises:
             dspy's `LMError`: if an LM call fails for good. Malformed output of an LM does not raise.
         """
-        episode = _Episode(self, inputs)
+        episode = Episode(self, inputs, self._recall_session())
         with recalling(episode.session), dspy.track_usage() as usage:
-            steps = episode.run()
-            prediction = _drive(steps)
+            prediction = drive(episode.run())
         return episode.finished(prediction, usage.usage_data)
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """As `forward`; tools that are plain functions run in threads, beside the event loop."""
-        episode = _Episode(self, inputs)
+        episode = Episode(self, inputs, self._recall_session())
         with recalling(episode.session), dspy.track_usage() as usage:
-            steps = episode.run()
-            prediction = await _adrive(steps)
+            prediction = await adrive(episode.run())
         return episode.finished(prediction, usage.usage_data)
 
     def spliced(self, predictor: dspy.Predict) -> type[dspy.Signature]:
@@ -241,6 +225,11 @@ class PersonaAgent(dspy.ReAct):
             handle.persona = copy.copy(self.persona)
         handle._spliced = _SplicedSignatures()
         return handle
+
+    def _recall_session(self) -> RecallSession:
+        user_id = self._user()
+        memory = self.memory.episodic(user_id) if self.memory is not None and self.memories > 0 else None
+        return RecallSession(memory, self.memories, self._before)
 
     def _user(self) -> str:
         if self.user_id is None:
@@ -296,211 +285,6 @@ class _SplicedSignatures:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_made": {}}
-
-
-class _PredictCall(NamedTuple):
-    predictor: Any
-    inputs: dict[str, Any]
-
-
-class _ToolCall(NamedTuple):
-    tool: dspy.Tool
-    arguments: dict[str, Any]
-
-
-_Steps = Generator[_PredictCall | _ToolCall, Any, dspy.Prediction]
-
-
-@dataclass
-class _Episode:
-    """One question from start to answer. `run` yields the calls to make, so that sync and async share it."""
-
-    agent: PersonaAgent
-    given: dict[str, Any]
-    session: RecallSession = field(init=False)
-    faults: list[str] = field(default_factory=list)
-    tools_called: list[str] = field(default_factory=list)
-    predictor_calls: int = 0
-    started: float = field(default_factory=time.perf_counter)
-
-    def __post_init__(self) -> None:
-        agent = self.agent
-        user_id = agent._user()
-        memory = agent.memory.episodic(user_id) if agent.memory is not None and agent.memories > 0 else None
-        self.session = RecallSession(memory, agent.memories, agent._before)
-
-    def run(self) -> _Steps:
-        inputs = {k: defuse(v) if isinstance(v, str) else v for k, v in self.given.items()}
-        max_iters = int(inputs.pop("max_iters", self.agent.max_iters))
-        trajectory: dict[str, Any] = {}
-        step = 0
-        # Without tools there is nothing to choose: the answer is one call.
-        finished = not self.agent.tool_names
-        while not finished and step < max_iters:
-            finished = yield from self._step(inputs, trajectory, step)
-            step += 1
-        if not finished:
-            self.faults.append(f"stopped after {max_iters} steps without `finish`")
-        return (yield from self._answer(inputs, trajectory, step, max_iters))
-
-    def _step(self, inputs: dict[str, Any], trajectory: dict[str, Any], step: int) -> _Steps:
-        try:
-            chosen = yield from self._predict(self.agent.react, inputs, trajectory)
-        except AdapterParseError as error:
-            reason = _reason(error)
-            self.faults.append(f"step {step + 1} could not be read: {reason}")
-            names = ", ".join(self.agent.tools)
-            _append(trajectory, step, "", "none", {}, _UNREADABLE_STEP.format(reason=reason, tools=names))
-            return False
-        except ContextWindowExceededError:
-            self.faults.append(f"step {step + 1} did not fit the LM's context window")
-            return True
-        name = chosen.next_tool_name
-        arguments = chosen.next_tool_args if isinstance(chosen.next_tool_args, dict) else {}
-        if name == "finish":
-            _append(trajectory, step, chosen.next_thought, name, {}, "Completed.")
-            return True
-        self.tools_called.append(name)
-        try:
-            observation = yield _ToolCall(self.agent.tools[name], arguments)
-        except PersonaAgentError:
-            raise  # memory that cannot be read is not something an LM could work around
-        except Exception as error:
-            self.faults.append(f"tool {name} failed in step {step + 1}: {_reason(error)}")
-            observation = f"The tool {name} failed: {_reason(error)}"
-        _append(trajectory, step, chosen.next_thought, name, arguments, observation)
-        return False
-
-    def _answer(self, inputs: dict[str, Any], trajectory: dict[str, Any], step: int, max_iters: int) -> _Steps:
-        while True:
-            try:
-                answer = yield from self._predict(self.agent.extract, inputs, trajectory)
-                return dspy.Prediction(trajectory=trajectory, **answer.toDict())
-            except AdapterParseError as error:
-                self.faults.append(f"the answer could not be read: {_reason(error)}")
-                if step >= max_iters:
-                    return self._from_raw(error, trajectory)
-                _append(trajectory, step, "", "none", {}, _UNREADABLE_ANSWER)
-                step += 1
-            except ContextWindowExceededError:
-                if not trajectory:
-                    raise
-                self.faults.append("the answer was given without the trajectory: it did not fit the context window")
-                trajectory = {}
-
-    def _from_raw(self, error: AdapterParseError, trajectory: dict[str, Any]) -> dspy.Prediction:
-        """Answer from what is known: the LM's text as the response; other outputs are None."""
-        outputs = dict.fromkeys(self.agent.signature.output_fields)
-        outputs.update(error.parsed_result if isinstance(error.parsed_result, dict) else {})
-        response = self.agent.response_field
-        if not outputs.get(response) and self.agent.signature.output_fields[response].annotation is str:
-            outputs[response] = str(error.lm_response).strip()
-        outputs.setdefault("reasoning", None)
-        return dspy.Prediction(trajectory=trajectory, **outputs)
-
-    def _predict(self, module: Any, inputs: dict[str, Any], trajectory: dict[str, Any]) -> _Steps:
-        predictor = module if isinstance(module, dspy.Predict) else module.predict
-        signature = self.agent.spliced(predictor)
-        for attempt in range(_OVERFLOW_RETRIES + 1):
-            self.predictor_calls += 1
-            text = self.agent._format_trajectory(trajectory)
-            try:
-                return (yield _PredictCall(module, {**inputs, "trajectory": text, "signature": signature}))
-            except ContextWindowExceededError:
-                if attempt == _OVERFLOW_RETRIES or not _shorten_observations(trajectory):
-                    raise
-        raise AssertionError("unreachable")
-
-    def finished(self, prediction: dspy.Prediction, usage: dict[str, list[dict[str, Any]]]) -> dspy.Prediction:
-        calls = [entry for entries in usage.values() for entry in entries]
-        prediction.persona_version = self.agent.persona.version if self.agent.persona else None
-        prediction.recalled = [interaction.id for interaction in self.session.recalled]
-        prediction.tools_called = self.tools_called
-        prediction.faults = self.faults
-        # Some LMs report no usage, and a fallback of the adapter is a call that only usage shows.
-        prediction.lm_calls = max(len(calls), self.predictor_calls)
-        prediction.prompt_tokens = sum(entry.get("prompt_tokens") or 0 for entry in calls)
-        prediction.completion_tokens = sum(entry.get("completion_tokens") or 0 for entry in calls)
-        prediction.seconds = time.perf_counter() - self.started
-        return prediction
-
-
-def _drive(steps: _Steps) -> dspy.Prediction:
-    outcome: Any = None
-    failure: Exception | None = None
-    while True:
-        try:
-            call = steps.throw(failure) if failure else steps.send(outcome)
-        except StopIteration as stop:
-            return stop.value
-        outcome, failure = None, None
-        try:
-            if isinstance(call, _PredictCall):
-                outcome = call.predictor(**call.inputs)
-            else:
-                outcome = call.tool(**call.arguments)
-        except Exception as error:
-            failure = error
-
-
-async def _adrive(steps: _Steps) -> dspy.Prediction:
-    outcome: Any = None
-    failure: Exception | None = None
-    while True:
-        try:
-            call = steps.throw(failure) if failure else steps.send(outcome)
-        except StopIteration as stop:
-            return stop.value
-        outcome, failure = None, None
-        try:
-            if isinstance(call, _PredictCall):
-                outcome = await call.predictor.acall(**call.inputs)
-            elif asyncio.iscoroutinefunction(call.tool.func):
-                outcome = await call.tool.acall(**call.arguments)
-            else:
-                # A tool that waits on a file or a socket would stop every other question on the loop.
-                outcome = await asyncio.to_thread(call.tool, **call.arguments)
-        except Exception as error:
-            failure = error
-
-
-def _append(
-    trajectory: dict[str, Any],
-    step: int,
-    thought: str,
-    tool: str,
-    arguments: dict[str, Any],
-    observation: Any,
-) -> None:
-    text = observation if isinstance(observation, str) else json.dumps(observation, ensure_ascii=False, default=str)
-    trajectory[f"thought_{step}"] = defuse(thought)
-    trajectory[f"tool_name_{step}"] = tool
-    trajectory[f"tool_args_{step}"] = json.loads(defuse(json.dumps(arguments, ensure_ascii=False, default=str)))
-    trajectory[f"observation_{step}"] = shorten(defuse(text), MAX_OBSERVATION_CHARS)
-
-
-def _shorten_observations(trajectory: dict[str, Any]) -> bool:
-    """Halve every observation; False if there is nothing left to shorten."""
-    keys = [key for key in trajectory if key.startswith("observation_") and len(trajectory[key]) > 200]
-    for key in keys:
-        trajectory[key] = shorten(trajectory[key], max(100, len(trajectory[key]) // 2))
-    return bool(keys)
-
-
-def _reason(error: Exception) -> str:
-    """One short line, without a traceback or a path: it may go to an LM."""
-    if isinstance(error, AdapterParseError):
-        # The JSON fallback's error hides the first one, which knows the field.
-        while isinstance(error.__context__, AdapterParseError):
-            error = error.__context__
-        invalid = _INVALID_FIELD.match(str(error))
-        if invalid:
-            return f"the field {invalid.group(1)} had no valid value."
-        parsed = error.parsed_result or {}
-        missing = [name for name in error.signature.output_fields if name not in parsed]
-        return f"the field {missing[0]} was missing." if missing else "a field was not valid."
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {shorten(lines[0], 200) if lines else 'no message'}"
 
 
 def _own(predictor: Any) -> Any:

@@ -1,0 +1,234 @@
+"""One question from start to answer: ReAct's loop, made so that nothing an LM writes loses the question."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
+
+from personaagent.programs.errors import PersonaAgentError
+from personaagent.programs.quoting import defuse, shorten
+from personaagent.programs.tools.recall import RecallSession
+
+if TYPE_CHECKING:
+    from personaagent.programs.agent import PersonaAgent
+
+MAX_OBSERVATION_CHARS = 20_000
+"""Longest observation in a prompt: K = 8 records of 2,000 characters fit."""
+
+_UNREADABLE_STEP = (
+    "Your last step could not be read: {reason} Write the three fields exactly as asked, "
+    "with one of the tools: {tools}."
+)
+_UNREADABLE_ANSWER = "Your last answer could not be read. Write every output field exactly as asked."
+_INVALID_FIELD = re.compile(r"Failed to parse field (\w+) ")
+_OVERFLOW_RETRIES = 3
+
+
+class _PredictCall(NamedTuple):
+    predictor: Any
+    inputs: dict[str, Any]
+
+
+class _ToolCall(NamedTuple):
+    tool: dspy.Tool
+    arguments: dict[str, Any]
+
+
+_Steps = Generator[_PredictCall | _ToolCall, Any, dspy.Prediction]
+
+
+@dataclass
+class Episode:
+    """One question from start to answer. `run` yields the calls to make, so that sync and async share it."""
+
+    agent: PersonaAgent
+    given: dict[str, Any]
+    session: RecallSession
+    faults: list[str] = field(default_factory=list)
+    tools_called: list[str] = field(default_factory=list)
+    predictor_calls: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def run(self) -> _Steps:
+        inputs = {k: defuse(v) if isinstance(v, str) else v for k, v in self.given.items()}
+        max_iters = int(inputs.pop("max_iters", self.agent.max_iters))
+        trajectory: dict[str, Any] = {}
+        step = 0
+        # Without tools there is nothing to choose: the answer is one call.
+        finished = not self.agent.tool_names
+        while not finished and step < max_iters:
+            finished = yield from self._step(inputs, trajectory, step)
+            step += 1
+        if not finished:
+            self.faults.append(f"stopped after {max_iters} steps without `finish`")
+        return (yield from self._answer(inputs, trajectory, step, max_iters))
+
+    def _step(self, inputs: dict[str, Any], trajectory: dict[str, Any], step: int) -> _Steps:
+        try:
+            chosen = yield from self._predict(self.agent.react, inputs, trajectory)
+        except AdapterParseError as error:
+            reason = _reason(error)
+            self.faults.append(f"step {step + 1} could not be read: {reason}")
+            names = ", ".join(self.agent.tools)
+            _append(trajectory, step, "", "none", {}, _UNREADABLE_STEP.format(reason=reason, tools=names))
+            return False
+        except ContextWindowExceededError:
+            self.faults.append(f"step {step + 1} did not fit the LM's context window")
+            return True
+        name = chosen.next_tool_name
+        arguments = chosen.next_tool_args if isinstance(chosen.next_tool_args, dict) else {}
+        if name == "finish":
+            _append(trajectory, step, chosen.next_thought, name, {}, "Completed.")
+            return True
+        self.tools_called.append(name)
+        try:
+            observation = yield _ToolCall(self.agent.tools[name], arguments)
+        except PersonaAgentError:
+            raise  # memory that cannot be read is not something an LM could work around
+        except Exception as error:
+            self.faults.append(f"tool {name} failed in step {step + 1}: {_reason(error)}")
+            observation = f"The tool {name} failed: {_reason(error)}"
+        _append(trajectory, step, chosen.next_thought, name, arguments, observation)
+        return False
+
+    def _answer(self, inputs: dict[str, Any], trajectory: dict[str, Any], step: int, max_iters: int) -> _Steps:
+        while True:
+            try:
+                answer = yield from self._predict(self.agent.extract, inputs, trajectory)
+                return dspy.Prediction(trajectory=trajectory, **answer.toDict())
+            except AdapterParseError as error:
+                self.faults.append(f"the answer could not be read: {_reason(error)}")
+                if step >= max_iters:
+                    return self._from_raw(error, trajectory)
+                _append(trajectory, step, "", "none", {}, _UNREADABLE_ANSWER)
+                step += 1
+            except ContextWindowExceededError:
+                if not trajectory:
+                    raise
+                self.faults.append("the answer was given without the trajectory: it did not fit the context window")
+                trajectory = {}
+
+    def _from_raw(self, error: AdapterParseError, trajectory: dict[str, Any]) -> dspy.Prediction:
+        """Answer from what is known: the LM's text as the response; other outputs are None."""
+        outputs = dict.fromkeys(self.agent.signature.output_fields)
+        outputs.update(error.parsed_result if isinstance(error.parsed_result, dict) else {})
+        response = self.agent.response_field
+        if not outputs.get(response) and self.agent.signature.output_fields[response].annotation is str:
+            outputs[response] = str(error.lm_response).strip()
+        outputs.setdefault("reasoning", None)
+        return dspy.Prediction(trajectory=trajectory, **outputs)
+
+    def _predict(self, module: Any, inputs: dict[str, Any], trajectory: dict[str, Any]) -> _Steps:
+        predictor = module if isinstance(module, dspy.Predict) else module.predict
+        signature = self.agent.spliced(predictor)
+        for attempt in range(_OVERFLOW_RETRIES + 1):
+            self.predictor_calls += 1
+            text = self.agent._format_trajectory(trajectory)
+            try:
+                return (yield _PredictCall(module, {**inputs, "trajectory": text, "signature": signature}))
+            except ContextWindowExceededError:
+                if attempt == _OVERFLOW_RETRIES or not _shorten_observations(trajectory):
+                    raise
+        raise AssertionError("unreachable")
+
+    def finished(self, prediction: dspy.Prediction, usage: dict[str, list[dict[str, Any]]]) -> dspy.Prediction:
+        calls = [entry for entries in usage.values() for entry in entries]
+        prediction.persona_version = self.agent.persona.version if self.agent.persona else None
+        prediction.recalled = [interaction.id for interaction in self.session.recalled]
+        prediction.tools_called = self.tools_called
+        prediction.faults = self.faults
+        # Some LMs report no usage, and a fallback of the adapter is a call that only usage shows.
+        prediction.lm_calls = max(len(calls), self.predictor_calls)
+        prediction.prompt_tokens = sum(entry.get("prompt_tokens") or 0 for entry in calls)
+        prediction.completion_tokens = sum(entry.get("completion_tokens") or 0 for entry in calls)
+        prediction.seconds = time.perf_counter() - self.started
+        return prediction
+
+
+def drive(steps: _Steps) -> dspy.Prediction:
+    outcome: Any = None
+    failure: Exception | None = None
+    while True:
+        try:
+            call = steps.throw(failure) if failure else steps.send(outcome)
+        except StopIteration as stop:
+            return stop.value
+        outcome, failure = None, None
+        try:
+            if isinstance(call, _PredictCall):
+                outcome = call.predictor(**call.inputs)
+            else:
+                outcome = call.tool(**call.arguments)
+        except Exception as error:
+            failure = error
+
+
+async def adrive(steps: _Steps) -> dspy.Prediction:
+    outcome: Any = None
+    failure: Exception | None = None
+    while True:
+        try:
+            call = steps.throw(failure) if failure else steps.send(outcome)
+        except StopIteration as stop:
+            return stop.value
+        outcome, failure = None, None
+        try:
+            if isinstance(call, _PredictCall):
+                outcome = await call.predictor.acall(**call.inputs)
+            elif asyncio.iscoroutinefunction(call.tool.func):
+                outcome = await call.tool.acall(**call.arguments)
+            else:
+                # A tool that waits on a file or a socket would stop every other question on the loop.
+                outcome = await asyncio.to_thread(call.tool, **call.arguments)
+        except Exception as error:
+            failure = error
+
+
+def _append(
+    trajectory: dict[str, Any],
+    step: int,
+    thought: str,
+    tool: str,
+    arguments: dict[str, Any],
+    observation: Any,
+) -> None:
+    text = observation if isinstance(observation, str) else json.dumps(observation, ensure_ascii=False, default=str)
+    trajectory[f"thought_{step}"] = defuse(thought)
+    trajectory[f"tool_name_{step}"] = tool
+    trajectory[f"tool_args_{step}"] = json.loads(defuse(json.dumps(arguments, ensure_ascii=False, default=str)))
+    trajectory[f"observation_{step}"] = shorten(defuse(text), MAX_OBSERVATION_CHARS)
+
+
+def _shorten_observations(trajectory: dict[str, Any]) -> bool:
+    """Halve every observation; False if there is nothing left to shorten."""
+    keys = [key for key in trajectory if key.startswith("observation_") and len(trajectory[key]) > 200]
+    for key in keys:
+        trajectory[key] = shorten(trajectory[key], max(100, len(trajectory[key]) // 2))
+    return bool(keys)
+
+
+def _reason(error: Exception) -> str:
+    """One short line, without a traceback or a path: it may go to an LM."""
+    if isinstance(error, AdapterParseError):
+        return _unread_field(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {shorten(lines[0], 200) if lines else 'no message'}"
+
+
+def _unread_field(error: AdapterParseError) -> str:
+    first = error
+    while isinstance(first.__context__, AdapterParseError):
+        first = first.__context__  # the JSON fallback's error hides the one that knows the field
+    invalid = _INVALID_FIELD.match(str(first))
+    if invalid:
+        return f"the field {invalid.group(1)} had no valid value."
+    missing = [name for name in first.signature.output_fields if name not in (first.parsed_result or {})]
+    return f"the field {missing[0]} was missing." if missing else "a field was not valid."
