@@ -29,7 +29,8 @@ _UNREADABLE_STEP = (
 )
 _UNREADABLE_ANSWER = "Your last answer could not be read. Write every output field exactly as asked."
 _INVALID_FIELD = re.compile(r"Failed to parse field (\w+) ")
-_OVERFLOW_RETRIES = 3
+MAX_SHORTENINGS = 3
+"""How often the observations of one question are halved when a prompt does not fit."""
 
 
 class _PredictCall(NamedTuple):
@@ -55,6 +56,7 @@ class Episode:
     faults: list[str] = field(default_factory=list)
     tools_called: list[str] = field(default_factory=list)
     predictor_calls: int = 0
+    shortenings_left: int = MAX_SHORTENINGS
     started: float = field(default_factory=time.perf_counter)
 
     def run(self) -> _Steps:
@@ -129,15 +131,15 @@ class Episode:
     def _predict(self, module: Any, inputs: dict[str, Any], trajectory: dict[str, Any]) -> _Steps:
         predictor = module if isinstance(module, dspy.Predict) else module.predict
         signature = self.agent.spliced(predictor)
-        for attempt in range(_OVERFLOW_RETRIES + 1):
+        while True:
             self.predictor_calls += 1
             text = self.agent._format_trajectory(trajectory)
             try:
                 return (yield _PredictCall(module, {**inputs, "trajectory": text, "signature": signature}))
             except ContextWindowExceededError:
-                if attempt == _OVERFLOW_RETRIES or not _shorten_observations(trajectory):
+                if not self.shortenings_left or not _shorten_observations(trajectory):
                     raise
-        raise AssertionError("unreachable")
+                self.shortenings_left -= 1
 
     def finished(self, prediction: dspy.Prediction, usage: dict[str, list[dict[str, Any]]]) -> dspy.Prediction:
         calls = [entry for entries in usage.values() for entry in entries]
@@ -232,3 +234,9 @@ def _unread_field(error: AdapterParseError) -> str:
         return f"the field {invalid.group(1)} had no valid value."
     missing = [name for name in first.signature.output_fields if name not in (first.parsed_result or {})]
     return f"the field {missing[0]} was missing." if missing else "a field was not valid."
+
+
+def max_predictions(max_iters: int) -> int:
+    """Most predictor calls of one question: each step or repeated answer, the answer, the shortenings of
+    observations, and the answer without a trajectory. An adapter's fallback and retries come on top of each."""
+    return max_iters + 1 + MAX_SHORTENINGS + 1

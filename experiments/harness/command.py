@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 # Before any heavy import: litellm would fetch a price list, MLflow would phone home, and two OpenMP
 # threads beside worker threads are many times slower than one.
@@ -79,13 +79,20 @@ def _work(study: Any, progress: Any) -> None:
         return
     from personaagent.experiments.harness.cells import Cell
     from personaagent.experiments.harness.results import row
-    from personaagent.experiments.harness.search import search
+    from personaagent.experiments.harness.search import Values, search
 
-    def evaluate(cell: Cell) -> tuple[float, float] | None:
+    if options.retry_failed:
+        # A search does not come back to a cell. Cells of other LMs are not this run's to ask.
+        own = [c for c in study.all_cells() if c.lm == options.lm and c.task in options.tasks and c.seed in study.seeds]
+        study.run(own, progress)
+
+    def evaluate(cell: Cell) -> Values | Literal["waiting", "failed"]:
         study.run([cell], progress)
         result = row(study, cell)
-        if result.waiting or result.values["score"] is None:
-            return None
+        if result.waiting:
+            return "waiting"
+        if result.values["score"] is None:
+            return "failed"
         values = result.values
         sign = 1 if study.tasks[cell.task].task.higher_is_better else -1
         calls = values["profile_lm_calls"] + values["align_lm_calls"] + values["serve_lm_calls"]
@@ -110,12 +117,18 @@ def _report(study: Any, tracker: Any, console: Any) -> bool:
     draw_scaling(study, rows, study.out / "scaling.png")
     if any(len(data.users) < FEW_CLUSTERS for data in study.tasks.values()):
         study.notes.append(f"fewer than {FEW_CLUSTERS} users: the intervals are not to be relied on")
-    tracker.log(study, rows)
+    tracked = tracker.log_or_note(study, rows)
     print_summary(study, rows, console, tracker.how_to_open)
     failed = sum(r.values["failed"] for r in rows)
     waiting = sum(r.waiting for r in rows)
     if failed:
         console.print(f"{failed} samples failed; --retry-failed asks them again", highlight=False)
-    if waiting:
+    if waiting and study.calls_needed:
+        console.print(
+            f"{waiting} samples wait: --max-calls {study.options.max_calls} lets nothing begin, since the next unit "
+            f"may take up to {study.calls_needed} LM calls",
+            highlight=False,
+        )
+    elif waiting:
         console.print(f"{waiting} samples wait: the same command goes on with them", highlight=False)
-    return bool(failed or waiting)
+    return bool(failed or waiting or not tracked)

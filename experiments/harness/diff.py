@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from personaagent.experiments.harness.cells import Cell
+from personaagent.experiments.harness.settings import lm_title
 from personaagent.programs.persona import Persona
 
 _STYLE = """
@@ -25,7 +26,7 @@ def persona_diff_page(cell: Cell, personas: Sequence[tuple[str, Persona, Persona
         cell: named in the heading.
         personas: (user_id, before, after).
     """
-    where = f"n={cell.batch_size}, E={cell.iterations}, K={cell.memories}, LM {cell.lm}"
+    where = f"n={cell.batch_size}, E={cell.iterations}, K={cell.memories}, LM: {lm_title(cell.lm)}"
     title = f"Personas before and after alignment: {where}"
     sections = [
         f"<h2>{escape(user)} <span>version {before.version} to {after.version}</span></h2>"

@@ -13,7 +13,9 @@ from personaagent.experiments.harness.cells import Cell
 from personaagent.experiments.harness.settings import lm_title
 from personaagent.experiments.harness.study import Study
 
+_PHASES = ("profile", "align", "serve")
 _CHARS_PER_TOKEN = 4
+_COMPLETION_TOKENS = 100
 _PROFILE_TOKENS = 120
 _RECORD_EXTRA_TOKENS = 20
 
@@ -31,25 +33,27 @@ class Projection:
 
 
 def print_projection(study: Study, cells: Sequence[Cell], console: Console) -> None:
-    """The cells with projected calls and prompt tokens by phase. Units that cells share count once in the total."""
+    """The cells with projected LM calls and prompt tokens by phase. Units that cells share count once in the total."""
     table = Table(title="Projection; nothing is spent", title_justify="left", header_style="")
-    for name in ("n", "E", "K", "profile calls", "align calls", "serve calls", "prompt tokens"):
+    for name in ("n", "E", "K", *(f"{phase} {what}" for phase in _PHASES for what in ("calls", "tokens"))):
         table.add_column(name, justify="right")
     total = Projection()
     units: set[tuple[object, ...]] = set()
     for cell in cells:
         phases, shared = _project(study, cell, units)
         total.add(shared)
-        calls = [f"{p.calls:,}" for p in phases]
-        tokens = sum(p.prompt_tokens for p in phases)
-        table.add_row(str(cell.batch_size), str(cell.iterations), str(cell.memories), *calls, f"{tokens:,}")
+        spent = [text for p in phases for text in (f"{p.calls:,}", f"{p.prompt_tokens / 1_000:,.0f}k")]
+        table.add_row(str(cell.batch_size), str(cell.iterations), str(cell.memories), *spent)
     console.print(table)
     console.print(
-        f"together, shared units once: about {total.calls:,} LM calls and {total.prompt_tokens:,} prompt tokens "
-        f"({_CHARS_PER_TOKEN} characters a token), with {', '.join(sorted({lm_title(c.lm) for c in cells}))}.\n"
+        f"together, shared units once: about {total.calls:,} LM calls and {total.prompt_tokens:,} prompt tokens, "
+        f"and some {total.calls * _COMPLETION_TOKENS:,} completion tokens ({_CHARS_PER_TOKEN} characters a token, "
+        f"{_COMPLETION_TOKENS} tokens a completion), with {', '.join(sorted({lm_title(c.lm) for c in cells}))}.\n"
         f"Retries and an LM that takes more steps add to it; --max-calls sets a bound that is never exceeded.",
         highlight=False,
     )
+    if study.options.search is not None:
+        console.print(f"--search {study.options.search} runs so many of these cells", highlight=False)
     for note in study.notes:
         console.print(f"note: {note}", highlight=False)
 
@@ -89,7 +93,7 @@ def _project(study: Study, cell: Cell, units: set[tuple[object, ...]]) -> tuple[
                 cell.memories,
                 iteration,
             )
-            book(align, n * (rollout + 1) + 1, tokens, *unit)
+            book(align, n * (rollout + 1) + (1 if n else 0), tokens if n else 0, *unit)
         persona = n * cell.iterations * average
         for query in next(data.queries[u.user_id] for u in data.users if data.served_by[u.user_id] is user):
             tokens = rollout * (question_tokens + persona) + (rollout - 1) * cell.memories * average

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -27,36 +28,41 @@ def draw_scaling(study: Study, rows: Sequence[Row], path: Path) -> None:
 
     task = study.tasks[study.options.tasks[0]].task
     drawn = [r for r in rows if r.cell.task == task.name and r.values["answered"]]
+    lms = sorted({r.cell.lm for r in drawn})
     figure = Figure(figsize=(11, 3.9), layout="constrained", dpi=150)
     axes = figure.subplots(1, 3, sharey=True)
     for axis, (name, label) in zip(axes, _PANELS, strict=True):
-        for color, lm in zip(_COLORS, sorted({r.cell.lm for r in drawn}), strict=False):
-            _panel(axis, study, [r for r in drawn if r.cell.lm == lm], name, color, lm_title(lm))
+        ticks: set[int] = set()
+        for color, lm in zip(cycle(_COLORS), lms, strict=False):
+            ticks.update(_panel(axis, study, [r for r in drawn if r.cell.lm == lm], name, color, lm_title(lm)))
+        if ticks:
+            axis.set_xticks(sorted(ticks))
         axis.set_xlabel(label)
         axis.grid(axis="y", color="0.9")
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_title(_held(study, name), fontsize=9, color="0.35")
     axes[0].set_ylabel("score")
     axes[0].set_ylim(0, 1)
-    handles, labels = axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    legend = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if legend:
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     first = drawn[0].values if drawn else {"users": 0, "queries": 0}
     source = study.tasks[task.name].source
     control = "" if study.options.control == "none" else f", control: {study.options.control}"
-    lms = ", ".join(sorted({lm_title(r.cell.lm) for r in drawn}))
     figure.suptitle(
-        f"{task.title}: {first['users']} users, {first['queries']} queries ({_short(source)}{control}). LM: {lms}",
+        f"{task.title}: {first['users']} users, {first['queries']} queries ({_short(source)}{control}). "
+        f"LM: {', '.join(map(lm_title, lms))}",
         fontsize=10.5,
     )
     figure.text(0.995, 0.005, "bars: 95 % intervals, clustered by user", ha="right", fontsize=7.5, color="0.45")
     figure.savefig(path, metadata={"Software": None})
 
 
-def _panel(axis: Any, study: Study, rows: Sequence[Row], name: str, color: str, title: str) -> None:
+def _panel(axis: Any, study: Study, rows: Sequence[Row], name: str, color: str, title: str) -> list[int]:
+    """One LM's two lines; the values of the axis that it was measured at."""
     points = sorted((r for r in rows if _on_line(study, r, name)), key=lambda r: getattr(r.cell, name))
     if not points:
-        return
+        return []
     xs = [getattr(r.cell, name) for r in points]
     scores = [r.values["accuracy"] for r in points]
     bounds = [(r.values["score_low"], r.values["score_high"]) for r in points]
@@ -76,7 +82,7 @@ def _panel(axis: Any, study: Study, rows: Sequence[Row], name: str, color: str, 
             "s",
             f"macro-F1, {title}",
         )
-    axis.set_xticks(sorted(set(axis.get_xticks()) & set(xs)) if len(axis.lines) > 6 else xs)
+    return xs
 
 
 def _line(
@@ -104,7 +110,7 @@ def _on_line(study: Study, r: Row, name: str) -> bool:
     n, e, k = study.options.axes.centre
     cell = r.cell
     others = {
-        "batch_size": (cell.batch_size, n),
+        "batch_size": (cell.batch_size, n if e else 0),
         "iterations": (cell.iterations, e),
         "memories": (cell.memories, k),
     }

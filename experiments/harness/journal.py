@@ -84,6 +84,8 @@ class Journal:
             },
             ensure_ascii=False,
         )
+        # A lone surrogate, which an LM's JSON can hold, has no UTF-8.
+        line = line.encode("utf-8", "replace").decode("utf-8")
         with self._lock:
             try:
                 self._file.write(line + "\n")
@@ -93,7 +95,8 @@ class Journal:
                     self._synced = time.monotonic()
             except OSError as error:
                 raise StoreError(f"{self.path}: the journal cannot be written: {error.strerror}") from error
-            self._units[unit.key] = unit
+            # As a later run will read it, so that this one's files are the same.
+            self._units[unit.key] = _unit(line)
 
     def close(self) -> None:
         """Force everything to the disk and close the file."""
@@ -116,15 +119,19 @@ class Journal:
                 file.truncate(whole)
         for number, line in _numbered(raw[:whole]):
             try:
-                entry = json.loads(line)
-                usage = Usage(entry["lm_calls"], entry["prompt_tokens"], entry["completion_tokens"])
-                unit = Unit(entry["key"], entry["kind"], entry["result"], entry["error"], usage, entry["seconds"])
+                unit = _unit(line)
             except (ValueError, KeyError, TypeError):
                 raise InputError(
                     f"{self.path}: line {number} is damaged. Delete that line to have its unit done again; "
                     f"the other units are kept."
                 ) from None
             self._units[unit.key] = unit
+
+
+def _unit(line: str | bytes) -> Unit:
+    entry = json.loads(line)
+    usage = Usage(entry["lm_calls"], entry["prompt_tokens"], entry["completion_tokens"])
+    return Unit(entry["key"], entry["kind"], entry["result"], entry["error"], usage, entry["seconds"])
 
 
 def _numbered(raw: bytes) -> Iterator[tuple[int, bytes]]:

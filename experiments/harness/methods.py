@@ -17,6 +17,7 @@ from personaagent.experiments.harness.journal import Kind, unit_key
 from personaagent.experiments.harness.prompts import Prompts
 from personaagent.optimizers.alignment import PersonaAlignment
 from personaagent.programs.agent import PersonaAgent
+from personaagent.programs.episode import max_predictions
 from personaagent.programs.lm.make import CALLS_PER_PREDICTION, OFFLINE
 from personaagent.programs.memory.semantic import SUMMARY_INSTRUCTION, SemanticMemory
 from personaagent.programs.memory.store import MemoryStore
@@ -209,9 +210,7 @@ class PersonaAgentMethod:
         """Most LM calls of a question: each step and each answer with its fallbacks, retries and shortenings."""
         if cell.lm == OFFLINE:
             return self.answer_calls(cell.memories)  # it calls each tool once, and its output is always readable
-        predictions = MAX_ITERS + 2 if self._tool_count(cell.memories) else MAX_ITERS + 1
-        overflows = 3
-        return predictions * (_calls_per_prediction(cell.lm) + overflows)
+        return max_predictions(MAX_ITERS) * _calls_per_prediction(cell.lm)
 
 
 def _calls_per_prediction(model: str) -> int:

@@ -80,9 +80,10 @@ def print_summary(study: Study, rows: Sequence[Row], console: Console, ui: str) 
             "the prompt. They say nothing of how an LM would use it, and do not compare with the paper's.[/dim]"
         )
     for note in study.notes:
-        console.print(f"note: {note}", highlight=False)
-    console.print(f"\nresults  {study.out / 'results.csv'}", highlight=False)
-    console.print(f"figure   {study.out / 'scaling.png'}", highlight=False)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    # Whole lines, so that a path can be copied.
+    console.print(f"\nresults  {study.out / 'results.csv'}", highlight=False, soft_wrap=True)
+    console.print(f"figure   {study.out / 'scaling.png'}", highlight=False, soft_wrap=True)
     console.print(f"compare  {ui}", highlight=False, soft_wrap=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +66,8 @@ class StudyOptions:
                 raise InputError(f"{option} must be at least {least} but got {value}")
         if not 0 <= self.temperature <= 2:
             raise InputError(f"--temperature must be from 0 to 2 but got {self.temperature}")
-        if self.timeout_seconds <= 0:
-            raise InputError(f"--timeout-seconds must be above 0 but got {self.timeout_seconds}")
+        if not 0 < self.timeout_seconds < math.inf:
+            raise InputError(f"--timeout-seconds must be above 0 and finite, but got {self.timeout_seconds}")
         if self.control not in ("none", "swap"):
             raise InputError(f"--control must be none or swap, but got {self.control!r}")
         if self.wikipedia not in ("on", "off") and not self.wikipedia.startswith(("http://", "https://")):

@@ -96,9 +96,11 @@ class Study:
             self.notes.append(f"the offline reader does not sample: only seed {self.seeds[0]} is run")
         self._models = self._make_models()
         self._loaded = {name: self._load(name) for name in options.tasks}
+        self._chosen = {name: self._choose(name) for name in options.tasks}
         self._resources = ExitStack()
         self._stop = threading.Event()
         self._retried: set[str] = set()
+        self._refused: list[int] = []
         self.tasks: dict[str, TaskData] = {}
         self.record: dict[str, Any] = {}
 
@@ -130,6 +132,8 @@ class Study:
             store = MemoryStore(f"sqlite:///{path}", encoder=_shared_encoder())
             self._resources.callback(store.close)
             self.tasks[name] = self._task_data(name, store)
+        # Now, not with the first units: MLflow's runs are found again by the id in it.
+        self._write_record()
 
     def preview(self) -> None:
         """Instead of entering: tasks without OUT, for a dry run. Nothing is written."""
@@ -137,13 +141,14 @@ class Study:
             self.tasks[name] = self._task_data(name, MemoryStore("sqlite://", encoder=_shared_encoder()))
 
     def cells_asked(self) -> list[Cell]:
-        """The cells that these options span."""
+        """The cells that these options span; of a search, those that it chooses from."""
         cells: list[Cell] = []
         for task in self.options.tasks:
             for seed in self.seeds:
                 base = Cell(task, METHOD, self.options.lm, 0, 0, 0, seed=seed)
                 axes = self.options.axes
-                cells += axes.grid(base) if self.options.grid else axes.around_centre(base)
+                product = self.options.grid or self.options.search is not None
+                cells += axes.grid(base) if product else axes.around_centre(base)
         return list(dict.fromkeys(cells))
 
     def all_cells(self) -> list[Cell]:
@@ -167,6 +172,11 @@ class Study:
             self._phase("answers", list(self._answer_works(cells)), progress)
         finally:
             self._book(before, time.monotonic() - started)
+
+    @property
+    def calls_needed(self) -> int | None:
+        """What --max-calls must be at least, if it was too low for any unit to be done in this run."""
+        return min(self._refused) if self._refused and not self.meter.spent.lm_calls else None
 
     def stop(self) -> None:
         """Start no further unit; those under way end as they would."""
@@ -286,6 +296,7 @@ class Study:
         self._retried.add(work.key)
         with self.meter.admitted(work.worst_case) as admitted, metering() as usage:
             if not admitted:
+                self._refused.append(work.worst_case)
                 return None
             started = time.perf_counter()
             result: dict[str, Any] = {}
@@ -302,9 +313,11 @@ class Study:
                     result = work.run()
             except _SETUP_ERRORS as wrong:
                 raise InputError(f"the LM cannot be used: {_one_line(wrong)}") from wrong
-            except (BudgetError, PersonaAgentError):
-                raise
             except Exception as failure:
+                if _by_the_cap(failure):
+                    return None
+                if isinstance(failure, PersonaAgentError):
+                    raise
                 error = _one_line(failure)
             unit = Unit(work.key, work.kind, result, error, usage, time.perf_counter() - started)
         self.journal.add(unit)
@@ -344,16 +357,9 @@ class Study:
         options = self.options
         if name not in self._loaded:
             self._loaded[name] = self._load(name)
-        every, source, digest = self._loaded[name]
-        # The most active (App. G): longest history, ties by user_id as text.
-        with_queries = [user for user in every if user.queries]
-        users = sorted(with_queries, key=lambda user: (-len(user.history), user.user_id))[: options.users]
-        if not users:
-            raise InputError(f"{source}: no user of {name} has a query to answer")
-        if options.control == "swap" and len(users) < 2:
-            raise InputError(f"--control swap needs at least 2 users, but {source} gives {len(users)}")
-        if len(users) < options.users:
-            self.notes.append(f"{name}: {options.users} users were asked for and {source} has {len(users)}")
+            self._chosen[name] = self._choose(name)
+        _, source, digest = self._loaded[name]
+        users = self._chosen[name]
         queries = {user.user_id: user.queries[: options.queries_per_user] for user in users}
         method = PersonaAgentMethod(
             task=TASKS[name],
@@ -366,6 +372,21 @@ class Study:
             workers=options.workers,
         )
         return TaskData(TASKS[name], users, queries, source, digest, method, swapped(users, options.control))
+
+    def _choose(self, name: str) -> list[User]:
+        """The users who are asked."""
+        options = self.options
+        every, source, _ = self._loaded[name]
+        # The most active (App. G): longest history, ties by user_id as text.
+        with_queries = [user for user in every if user.queries]
+        users = sorted(with_queries, key=lambda user: (-len(user.history), user.user_id))[: options.users]
+        if not users:
+            raise InputError(f"{source}: no user of {name} has a query to answer")
+        if options.control == "swap" and len(users) < 2:
+            raise InputError(f"--control swap needs at least 2 users, but {source} gives {len(users)}")
+        if len(users) < options.users:
+            self.notes.append(f"{name}: {options.users} users were asked for and {source} has {len(users)}")
+        return users
 
     def _wikipedia(self) -> dspy.Tool | None:
         if self.options.wikipedia == "off":
@@ -432,6 +453,14 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _by_the_cap(failure: BaseException) -> bool:
+    """Whether a call was refused by --max-calls; DSPy wraps what an engine raises."""
+    cause: BaseException | None = failure
+    while cause is not None and not isinstance(cause, BudgetError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _one_line(error: Exception) -> str:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from personaagent.experiments.harness.diff import persona_diff_page
 from personaagent.experiments.harness.results import KEY_COLUMNS, Row, Sample, samples
-from personaagent.experiments.harness.settings import DEFAULT_TRACKING
+from personaagent.experiments.harness.settings import DEFAULT_TRACKING, lm_title
 from personaagent.experiments.harness.study import Study
 from personaagent.programs.errors import InputError
 from personaagent.programs.persona import Persona
 
 FILES = ("results.csv", "predictions.jsonl", "personas.jsonl", "scaling.png", "study.json")
-_STUDY_TAG, _CELL_TAG = "personaagent.study", "personaagent.cell"
+_STUDY_TAG, _CELL_TAG, _TRACED_TAG = "personaagent.study", "personaagent.cell", "personaagent.traced"
 _CONNECT_SECONDS = 5.0
 
 
@@ -55,6 +57,11 @@ class Tracker:
                 self._experiment = found.experiment_id
         except Exception as error:
             raise InputError(_cannot_open(uri, _first_line(error))) from error
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise InputError(
+                f"--tracking {uri}: its experiment {experiment!r} was deleted in MLflow. Restore it there (mlflow "
+                f"experiments restore -x {found.experiment_id}), or give another --tracking."
+            )
 
     @property
     def how_to_open(self) -> str:
@@ -68,62 +75,83 @@ class Tracker:
     def start(self, study: Study) -> None:
         """Open, or open again, the parent run."""
         own = f"tags.`{_STUDY_TAG}` = '{study.record['id']}'"
-        self._runs = {
-            run.data.tags.get(_CELL_TAG, ""): str(run.info.run_id)
-            for run in self._client.search_runs([self._experiment], filter_string=own, max_results=5_000)
-        }
+        try:
+            found = self._client.search_runs([self._experiment], filter_string=own, max_results=5_000)
+        except Exception as error:
+            raise InputError(_cannot_open(self.uri, _first_line(error))) from error
+        self._runs = {run.data.tags.get(_CELL_TAG, ""): str(run.info.run_id) for run in found}
+        self._traced = {str(run.info.run_id): int(run.data.tags.get(_TRACED_TAG, 0)) for run in found}
+        # Params cannot change: the parent stays with the cell that it was first given.
+        self._shown: dict[str, str] = next((run.data.params for run in found if not run.data.tags.get(_CELL_TAG)), {})
         self._study_id: str = study.record["id"]
         self._parent = self._opened("", study.out.name, {})
-        self._ended = False
+        self._reachable = True
 
     def log(self, study: Study, rows: Sequence[Row]) -> None:
         """Params, metrics, files, persona diffs and sample traces of every cell, and of the study."""
-        for r in rows:
-            self._log_cell(study, r)
+        metrics = _metrics(study, rows)
+        for r, numbers in zip(rows, metrics, strict=True):
+            self._log_cell(study, r, numbers)
         if rows:
-            centre = next((r for r in rows if _at_centre(study, r)), rows[0])
-            about = {"mlflow.note.content": _note(study, rows)}
-            self._log_row(self._parent, study, centre, tags=about)
+            shown = next((i for i, r in enumerate(rows) if _params(r) == self._shown), None)
+            if shown is None:
+                shown = next((i for i, r in enumerate(rows) if _at_centre(study, r)), 0)
+            self._shown = _params(rows[shown])
+            about = {"mlflow.note.content": _note(study, rows, rows[shown])}
+            self._log_row(self._parent, self._shown, metrics[shown], about)
         for name in FILES:
             if (study.out / name).is_file():
                 self._client.log_artifact(self._parent, str(study.out / name))
 
+    def log_or_note(self, study: Study, rows: Sequence[Row]) -> bool:
+        """`log`, where a server that fails is a note: the study's files are written, and can be logged again."""
+        try:
+            self.log(study, rows)
+        except Exception as error:
+            self._reachable = False
+            study.notes.append(
+                f"MLflow ({self.uri}) could not be written: {_first_line(error)}. The results are complete; the "
+                f"same command logs them again"
+            )
+        return self._reachable
+
     def end(self, status: str) -> None:
-        """Close the parent run: FINISHED, FAILED or KILLED. Once; later calls do nothing."""
-        if not self._ended:
-            self._ended = True
+        """Close the parent run: FINISHED, FAILED or KILLED. Does nothing after a failure to log."""
+        if self._reachable:
             self._client.set_terminated(self._parent, status)
 
     # -- cells ------------------------------------------------------------------------------------
 
-    def _log_cell(self, study: Study, r: Row) -> None:
+    def _log_cell(self, study: Study, r: Row, metrics: Mapping[str, float]) -> None:
         c = r.cell
         key = json.dumps(c.to_dict(), sort_keys=True)
         name = f"n={c.batch_size} E={c.iterations} K={c.memories}" + f" seed={c.seed}" * (len(study.seeds) > 1)
-        new = key not in self._runs
         run_id = self._opened(key, name, {"mlflow.parentRunId": self._parent})
-        self._log_row(run_id, study, r, tags={})
+        self._log_row(run_id, _params(r), metrics, {"mlflow.note.content": f"LM: {lm_title(c.lm)}"})
         found, _ = samples(study, r.cell)
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "personas.html"
             page.write_text(persona_diff_page(r.cell, _personas(study, r)), encoding="utf-8")
             self._client.log_artifact(run_id, str(page))
-        if new and not r.waiting:
-            for sample in [s for s in found if s.unit and s.answered][: study.options.trace_samples]:
+        if not r.waiting:
+            answered = [s for s in found if s.answered][: study.options.trace_samples]
+            for number, sample in enumerate(answered[self._traced.get(run_id, 0) :], self._traced.get(run_id, 0) + 1):
                 self._trace(run_id, r, sample)
+                self._client.set_tag(run_id, _TRACED_TAG, str(number))
         self._client.set_terminated(run_id, "KILLED" if r.waiting else "FINISHED")
 
-    def _log_row(self, run_id: str, study: Study, r: Row, *, tags: Mapping[str, str]) -> None:
+    def _log_row(
+        self, run_id: str, params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[str, str]
+    ) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
-        params = [Param(name, str(r.values[name])) for name in KEY_COLUMNS]
-        numbers = {k: v for k, v in r.values.items() if k not in KEY_COLUMNS and v is not None}
-        if "score" in numbers:
-            sign = 1 if study.tasks[r.cell.task].task.higher_is_better else -1
-            numbers["score_oriented"] = sign * numbers["score"]
-        metrics = [Metric(name, float(value), now, 0) for name, value in numbers.items()]
-        self._client.log_batch(run_id, metrics, params, [RunTag(k, v) for k, v in tags.items()])
+        self._client.log_batch(
+            run_id,
+            [Metric(name, value, now, 0) for name, value in metrics.items()],
+            [Param(name, value) for name, value in params.items()],
+            [RunTag(name, value) for name, value in tags.items()],
+        )
 
     def _trace(self, run_id: str, r: Row, sample: Sample) -> None:
         """A sample from the journal as an MLflow trace: a span for the question, one for each step."""
@@ -139,7 +167,7 @@ class Tracker:
                 "query": sample.query.input,
                 "persona": persona.text if isinstance(persona, Persona) else None,
             },
-            attributes={"gold": sample.query.gold, "lm": r.cell.lm},
+            attributes={"gold": sample.query.gold, "lm": lm_title(r.cell.lm)},
             metadata={"mlflow.sourceRun": run_id},
             experiment_id=self._experiment,
         )
@@ -175,6 +203,26 @@ class Tracker:
         return self._runs[key]
 
 
+def _params(r: Row) -> dict[str, str]:
+    return {name: str(r.values[name]) for name in KEY_COLUMNS}
+
+
+def _metrics(study: Study, rows: Sequence[Row]) -> list[dict[str, float]]:
+    """The numbers of each row, with the same keys for all: NaN where a cell has none, as while it waits."""
+    found = []
+    for r in rows:
+        numbers = {k: float(v) for k, v in r.values.items() if k not in KEY_COLUMNS and v is not None}
+        if "score" in numbers:
+            sign = 1 if study.tasks[r.cell.task].task.higher_is_better else -1
+            numbers["score_oriented"] = sign * numbers["score"]
+        found.append(numbers)
+    # The UI's comparison opens with the first metric that was logged.
+    names = sorted(
+        dict.fromkeys(name for numbers in found for name in numbers), key=lambda n: not n.startswith("score")
+    )
+    return [{name: numbers.get(name, math.nan) for name in names} for numbers in found]
+
+
 def _personas(study: Study, r: Row) -> list[tuple[str, Persona, Persona]]:
     """(user, before alignment, after) of everyone who serves in a cell."""
     found = []
@@ -186,16 +234,18 @@ def _personas(study: Study, r: Row) -> list[tuple[str, Persona, Persona]]:
 
 
 def _at_centre(study: Study, r: Row) -> bool:
-    return (r.cell.batch_size, r.cell.iterations, r.cell.memories) == study.options.axes.centre
+    n, e, k = study.options.axes.centre
+    return r.cell == replace(r.cell, batch_size=n, iterations=e, memories=k)
 
 
-def _note(study: Study, rows: Sequence[Row]) -> str:
-    axes = study.options.axes
-    n, e, k = axes.centre
+def _note(study: Study, rows: Sequence[Row], shown: Row) -> str:
+    axes, c = study.options.axes, shown.cell
+    lms = ", ".join(sorted({lm_title(r.cell.lm) for r in rows}))
     return (
-        f"Study of {len(rows)} cells over n in {list(axes.batch_sizes)}, E in {list(axes.iterations)}, K in "
-        f"{list(axes.memories)}. This parent run carries the params and metrics of the centre (n={n}, E={e}, K={k}), "
-        f"so that it has the same keys as its children; the files of the whole study are its artifacts."
+        f"LM: {lms}. Study of {len(rows)} cells over n in {list(axes.batch_sizes)}, E in {list(axes.iterations)}, "
+        f"K in {list(axes.memories)}. This parent run carries the params and metrics of one of them "
+        f"(n={c.batch_size}, E={c.iterations}, K={c.memories}), so that it has the same keys as its children; the "
+        f"files of the whole study are its artifacts."
     )
 
 

@@ -99,6 +99,8 @@ def check_provider(lm: dspy.LM) -> None:
         return
     import litellm
 
+    quiet = litellm.suppress_debug_info
+    litellm.suppress_debug_info = True  # it would print advice of its own
     try:
         litellm.get_llm_provider(lm.model)
     except Exception:
@@ -107,3 +109,5 @@ def check_provider(lm: dspy.LM) -> None:
             f"anthropic/claude-sonnet-4-5 or openai/gpt-4.1; a local OpenAI-compatible server is "
             f"openai/NAME with --api-base URL; {OFFLINE!r} is the offline reader."
         ) from None
+    finally:
+        litellm.suppress_debug_info = quiet
