@@ -44,7 +44,9 @@ class LabelTask:
     question: str
     """The official input string, with `{text}` for the item's text."""
     text_field: str
-    """Field of a profile item that retrieval compares (the official corpus)."""
+    """Field of a profile item that its question asks about."""
+    corpus_fields: tuple[str, ...]
+    """Fields of a profile item that retrieval compares, joined by a space (the official corpus)."""
     label_field: str
     instruction: str
     """What the agent is told to do."""
@@ -57,7 +59,7 @@ class LabelTask:
         return dspy.Signature("query: str -> answer: str", self.instruction)
 
     def interaction(self, user_id: str, item: Mapping[str, Any], ordinal: int) -> Interaction:
-        for name in ("id", self.text_field, self.label_field):
+        for name in dict.fromkeys(("id", self.text_field, *self.corpus_fields, self.label_field)):
             if name not in item:
                 raise InputError(f"field {name!r} is missing")
             if not isinstance(item[name], str | int) or not str(item[name]).strip():
@@ -65,7 +67,8 @@ class LabelTask:
         text, label = str(item[self.text_field]), str(item[self.label_field])
         query = self.question.format(text=text)
         date = item.get("date", "")
-        return Interaction(user_id, str(item["id"]), query, label, date, ordinal, text=text)
+        corpus = " ".join(str(item[name]) for name in self.corpus_fields)
+        return Interaction(user_id, str(item["id"]), query, label, date, ordinal, text=corpus)
 
     def parse(self, raw: str) -> str | None:
         return parse_label(raw, self.labels)
@@ -87,6 +90,7 @@ LAMP_2M = LabelTask(
         f"further explanation. tags: [{', '.join(LAMP_2M_LABELS)}] description: {{text}}"
     ),
     text_field="description",
+    corpus_fields=("description",),
     label_field="tag",
     instruction="Give the tag that this user would give to the movie: one of the tags in the query, and nothing else.",
     # S_t of PAG for this task (Richardson et al. 2023, as OPPU words it), in our own words.
@@ -96,7 +100,48 @@ LAMP_2M = LabelTask(
     ),
 )
 
-TASKS: dict[str, LabelTask] = {task.name: task for task in (LAMP_2M,)}
+LAMP_2N_LABELS = (
+    "food & drink",
+    "sports",
+    "education",
+    "parents",
+    "religion",
+    "travel",
+    "business",
+    "crime",
+    "science & technology",
+    "culture & arts",
+    "entertainment",
+    "politics",
+    "women",
+    "style & beauty",
+    "healthy living",
+)
+
+LAMP_2N = LabelTask(
+    name="lamp-2n",
+    title="LaMP-2N, personalized news categorization",
+    folder="news_categorize",
+    labels=LAMP_2N_LABELS,
+    question=(
+        "Which category does this article relate to among the following categories? Just answer with the category "
+        f"name without further explanation. categories: [{', '.join(LAMP_2N_LABELS)}] article: {{text}}"
+    ),
+    text_field="text",
+    corpus_fields=("title", "text"),
+    label_field="category",
+    instruction=(
+        "Give the category that this author would give to the article: one of the categories in the query, and "
+        "nothing else."
+    ),
+    summary_instruction=(
+        "The history lists articles and the category that this author gave to each. Say which category the author "
+        "writes in most often and which kinds of articles get which category, in at most five short sentences and "
+        "nothing else."
+    ),
+)
+
+TASKS: dict[str, LabelTask] = {task.name: task for task in (LAMP_2M, LAMP_2N)}
 
 
 def task_named(name: str) -> LabelTask:

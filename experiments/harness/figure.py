@@ -20,42 +20,51 @@ _PANELS = (
 
 
 def draw_scaling(study: Study, rows: Sequence[Row], path: Path) -> None:
-    """Accuracy and F1 over n, E and K, each with the other two at the centre, one LM a colour."""
+    """Accuracy and F1 over n, E and K, each with the other two at the centre: a row a task, a colour an LM."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    task = study.tasks[study.options.tasks[0]].task
-    drawn = [r for r in rows if r.cell.task == task.name and r.values["answered"]]
-    lms = sorted({r.cell.lm for r in drawn})
-    figure = Figure(figsize=(11, 3.9), layout="constrained", dpi=150)
-    axes = figure.subplots(1, 3, sharey=True)
-    for axis, (name, label) in zip(axes, _PANELS, strict=True):
+    drawn = [r for r in rows if r.values["answered"]]
+    tasks = list(dict.fromkeys(r.cell.task for r in drawn)) or list(study.options.tasks[:1])
+    figure = Figure(figsize=(11, 3.9 * len(tasks)), layout="constrained", dpi=150)
+    places = [figure] if len(tasks) == 1 else figure.subfigures(len(tasks), 1)
+    for place, task in zip(places, tasks, strict=True):
+        _draw_task(place, study, task, [r for r in drawn if r.cell.task == task])
+    handles = (axis.get_legend_handles_labels() for axis in figure.get_axes())
+    legend = {label: handle for found in handles for handle, label in zip(*found, strict=True)}
+    if legend:
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.text(0.995, 0.005, "bars: 95 % intervals, clustered by user", ha="right", fontsize=7.5, color="0.45")
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _draw_task(place: Any, study: Study, name: str, rows: Sequence[Row]) -> None:
+    data = study.tasks[name]
+    lms = sorted({r.cell.lm for r in rows})
+    axes = place.subplots(1, 3, sharey=True)
+    for axis, (axis_name, label) in zip(axes, _PANELS, strict=True):
         ticks: set[int] = set()
         for color, lm in zip(cycle(_COLORS), lms, strict=False):
-            ticks.update(_panel(axis, study, [r for r in drawn if r.cell.lm == lm], name, color, lm_title(lm)))
+            ticks.update(_panel(axis, study, [r for r in rows if r.cell.lm == lm], axis_name, color, lm_title(lm)))
         if ticks:
             axis.set_xticks(sorted(ticks))
+            margin = 0.06 * (max(ticks) - min(ticks)) or 1.0
+            axis.set_xlim(min(ticks) - margin, max(ticks) + margin)
         axis.set_xlabel(label)
         axis.grid(axis="y", color="0.9")
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_title(_held(study, name), fontsize=9, color="0.35")
+        axis.set_title(_held(study, axis_name), fontsize=9, color="0.35")
     axes[0].set_ylabel("score")
     axes[0].set_ylim(0, 1)
-    legend = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    if legend:
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    first = drawn[0].values if drawn else {"users": 0, "queries": 0}
-    source = study.tasks[task.name].source
+    first = rows[0].values if rows else {"users": 0, "queries": 0}
     control = "" if study.options.control == "none" else f", control: {study.options.control}"
-    figure.suptitle(
-        f"{task.title}: {first['users']} users, {first['queries']} queries ({_short(source)}{control}). "
+    place.suptitle(
+        f"{data.task.title}: {first['users']} users, {first['queries']} queries ({_short(data.source)}{control}). "
         f"LM: {', '.join(map(lm_title, lms))}",
         fontsize=10.5,
     )
-    figure.text(0.995, 0.005, "bars: 95 % intervals, clustered by user", ha="right", fontsize=7.5, color="0.45")
-    figure.savefig(path, metadata={"Software": None})
 
 
 def _panel(axis: Any, study: Study, rows: Sequence[Row], name: str, color: str, title: str) -> list[int]:
@@ -77,12 +86,19 @@ def _panel(axis: Any, study: Study, rows: Sequence[Row], name: str, color: str, 
             [x + shift for x, _ in with_f1],
             [f1.estimate for _, f1 in with_f1],
             f1_bounds,
-            color,
+            _pale(color),
             "--",
             "s",
             f"macro-F1, {title}",
         )
     return xs
+
+
+def _pale(color: str) -> str:
+    """Mixed with white: F1's line lies under the score's."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    return str(to_hex([0.55 * part + 0.45 for part in to_rgb(color)]))
 
 
 def _line(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from personaagent.datasets.lamp.tasks import LAMP_2M, TASKS, LabelTask, task_named
+from personaagent.datasets.lamp.tasks import LAMP_2M, LAMP_2N, TASKS, LabelTask, task_named
 from personaagent.datasets.task import Task
 from personaagent.programs.errors import InputError
 
@@ -72,3 +72,13 @@ def test_a_task_is_data_and_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         LAMP_2M.name = "other"  # type: ignore[misc]
     assert isinstance(LAMP_2M, LabelTask) and hash(LAMP_2M) == hash(TASKS["lamp-2m"])
+
+
+def test_the_corpus_of_news_is_title_and_text_and_its_question_the_text() -> None:
+    item = {"id": "1", "title": "Bread", "text": "Two bakers meet.", "category": "food & drink", "date": "2009-05-01"}
+    got = LAMP_2N.interaction("u", item, 0)
+    assert (got.text, got.response) == ("Bread Two bakers meet.", "food & drink")
+    assert got.query.endswith("] article: Two bakers meet.")
+    with pytest.raises(InputError, match="field 'title' is missing"):
+        LAMP_2N.interaction("u", {k: v for k, v in item.items() if k != "title"}, 0)
+    assert LAMP_2N.parse("I would say Food & Drink.") == "food & drink"
