@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import NamedTuple
@@ -91,7 +91,7 @@ class Interaction:
     """Position in the source, from 0. None until a `MemoryStore` assigns the position of insertion."""
     text: str = ""
     """What retrieval compares, the task's corpus text (LaMP: without the label). Default: the query."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The rest of m_i. Stored, never shown to a language model."""
 
     def __post_init__(self) -> None:
@@ -118,6 +118,11 @@ class Interaction:
                     f"Interaction {self.id!r} holds half of a surrogate pair in {name!r}, which is no valid text: "
                     f"repair its source, or replace the character"
                 )
+
+    def __reduce__(self) -> tuple[type[Interaction], tuple[object, ...]]:
+        # Pickled and copied as its fields: the proxy that keeps the metadata read-only can be neither.
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {"metadata": dict(self.metadata)}
+        return type(self), tuple(values.values())
 
     @property
     def position(self) -> Position:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import dspy
 from dspy.utils.exceptions import LMError
 
 from personaagent.programs.errors import InputError
-from personaagent.programs.lm.meter import AsyncMeteredEngine, Meter, MeteredEngine
+from personaagent.programs.lm.meter import AsyncMeteredEngine, Meter, MeteredEngine, key_for_server
 from personaagent.programs.memory.encoder import Encoder
 
 OFFLINE = "offline"
@@ -42,7 +40,8 @@ def make_lm(
         meter: default: one of its own.
         encoder: of the offline reader.
 
-    DSPy's cache is off: its key ignores the endpoint, and its hits report no usage.
+    DSPy's cache is off: its key ignores the endpoint, and its hits report no usage. A program that carries
+    this LM saves it without meter and key; it loads with DSPy's `allow_unsafe_lm_state=True`, on a new meter.
 
     Raises:
         InputError: on an unknown provider, an api_base that is no URL, or a setting the model refuses.
@@ -67,9 +66,7 @@ def make_lm(
         raise InputError(f"api_base must be an http(s) URL, such as http://127.0.0.1:8000/v1, but got {api_base!r}")
     endpoint: dict[str, str] = {}
     if api_base is not None:
-        endpoint = {"api_base": api_base}
-        if model.startswith("openai/"):
-            endpoint["api_key"] = os.environ.get("OPENAI_API_KEY") or "none"
+        endpoint = {"api_base": api_base, **key_for_server(model, api_base)}
     try:
         inner = dspy.LM(model, cache=False, num_retries=0, temperature=temperature, timeout=timeout_seconds, **endpoint)
         check_provider(inner)

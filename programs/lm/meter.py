@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import dspy
+from dspy.clients.base_lm import BaseLM
+from dspy.clients.lm import _dump_engine, _load_engine  # how DSPy itself records an engine
 from dspy.lm15 import Request, Response
 
 from personaagent.programs.errors import BudgetError, InputError
@@ -156,12 +159,49 @@ class SyncEngine(Protocol):
     def complete(self, request: Request) -> Response: ...
 
 
-class MeteredEngine:
-    """An engine that books each attempt on a meter before it passes it on."""
+class _Metered:
+    """What the two engines share: what they wrap, and how DSPy saves and loads them."""
 
     def __init__(self, inner: SyncEngine | dspy.LM, meter: Meter) -> None:
         self._inner = inner
         self._meter = meter
+
+    def dump_state(self) -> dict[str, Any]:
+        """For DSPy's saving: the state of what is wrapped, without API keys. The meter is the run's and not saved.
+
+        Raises:
+            TypeError: if what is wrapped cannot be saved; DSPy's own message says what it lacks.
+        """
+        if isinstance(self._inner, dspy.LM):
+            return {"inner": self._inner.dump_state()}
+        return {"inner": _dump_engine(self._inner, "engine")}
+
+    @classmethod
+    def load_state(cls, state: dict[str, Any]) -> Self:
+        """From `dump_state`, on a meter of its own without cap or limit. Keys come from the environment.
+
+        DSPy asks for this only with `allow_unsafe_lm_state=True`, so what is named inside is trusted, too.
+        """
+        inner = state["inner"]
+        if "model" not in inner:
+            return cls(_load_engine(inner, "engine", allow_custom_lm_class=True), Meter())
+        key = key_for_server(inner["model"], inner.get("api_base"))
+        return cls(BaseLM.load_state(inner | key, allow_custom_lm_class=True), Meter())
+
+
+def key_for_server(model: str, api_base: str | None) -> dict[str, str]:
+    """The key that a server at `api_base` is sent: the environment's, or a placeholder if it needs none.
+
+    Returns:
+        A setting of `dspy.LM`; empty if the provider itself looks the key up.
+    """
+    if api_base is None or not model.startswith("openai/"):
+        return {}
+    return {"api_key": os.environ.get("OPENAI_API_KEY") or "none"}
+
+
+class MeteredEngine(_Metered):
+    """An engine that books each attempt on a meter before it passes it on."""
 
     def complete(self, request: Request) -> Response:
         with self._meter._slots:
@@ -171,12 +211,8 @@ class MeteredEngine:
         return response
 
 
-class AsyncMeteredEngine:
+class AsyncMeteredEngine(_Metered):
     """As `MeteredEngine`, for `acall`. It shares the meter and its limits."""
-
-    def __init__(self, inner: Any, meter: Meter) -> None:
-        self._inner = inner
-        self._meter = meter
 
     async def complete(self, request: Request) -> Response:
         while not self._meter._slots.acquire(blocking=False):

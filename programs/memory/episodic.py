@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faiss
@@ -101,6 +102,10 @@ class EpisodicMemory:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EpisodicMemory:
         return self  # a program's copy uses the same memory
+
+    def __reduce__(self) -> tuple[Callable[[str], EpisodicMemory], tuple[str]]:
+        # Pickled as its store and its user: the unpickled store knows it, and empties it when the user is forgotten.
+        return self._store.episodic, (self.user_id,)
 
 
 def _visible(interactions: list[Interaction], before: Interaction | Position | None) -> int:

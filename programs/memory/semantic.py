@@ -8,7 +8,7 @@ import dspy
 
 from personaagent.programs.errors import InputError
 from personaagent.programs.interaction import Interaction
-from personaagent.programs.quoting import defuse, record_line
+from personaagent.programs.quoting import record_line, written
 
 SUMMARY_INSTRUCTION = (
     "Summarise what this user prefers and how this user answers, from the interactions in the history. "
@@ -58,4 +58,4 @@ class SemanticMemory(dspy.Module):
 
     @staticmethod
     def _prediction(prediction: dspy.Prediction) -> dspy.Prediction:
-        return dspy.Prediction(profile=defuse(prediction.profile).strip())
+        return dspy.Prediction(profile=written(prediction.profile))

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError, SQLAl
 from sqlalchemy.pool import StaticPool
 
 from personaagent.programs.errors import EncoderError, InputError, StoreError
-from personaagent.programs.interaction import Interaction
-from personaagent.programs.memory.encoder import Encoder, Vector, checked_vector, load_encoder
+from personaagent.programs.interaction import Interaction, normalise_timestamp
+from personaagent.programs.memory.encoder import Encoder, SentenceEncoder, Vector, checked_vector, load_encoder
 from personaagent.programs.memory.episodic import EpisodicMemory
 from personaagent.programs.persona import Persona
 
@@ -74,6 +75,47 @@ _personas = sa.Table(
     sa.Index("personas_latest", "user_id", "sequence"),
 )
 
+# Every statement that concerns a user is built once, here, and is given its values when it is executed.
+# SQLAlchemy caches statements with the values written into them: a forgotten user's would stay in memory.
+_USER: sa.BindParameter[str] = sa.bindparam("user")
+_ORDER = (_interactions.c.timestamp, _interactions.c.ordinal, _interactions.c.id)
+_HISTORY = sa.select(_interactions).where(_interactions.c.user_id == _USER).order_by(*_ORDER)
+_BY_ID = sa.select(_interactions).where(_interactions.c.user_id == _USER, _interactions.c.id == sa.bindparam("of_id"))
+_COUNT = sa.select(sa.func.count()).select_from(_interactions).where(_interactions.c.user_id == _USER)
+_HIGHEST_ORDINAL = sa.select(sa.func.max(_interactions.c.ordinal)).where(_interactions.c.user_id == _USER)
+_REVISION = sa.select(
+    _COUNT.scalar_subquery(), sa.select(_meta.c.value).where(_meta.c.key == _FORGOTTEN).scalar_subquery()
+)
+_USERS = sa.select(_interactions.c.user_id).distinct().order_by(_interactions.c.user_id)
+_DIGESTS = sa.select(_interactions.c.text_digest).where(_interactions.c.user_id == _USER)
+_VECTORS = (
+    sa.select(_embeddings)
+    .join(_interactions, _interactions.c.text_digest == _embeddings.c.text_digest)
+    .where(_embeddings.c.encoder == sa.bindparam("of_encoder"), _interactions.c.user_id == _USER)
+)
+_KEEP_VECTORS = insert(_embeddings).on_conflict_do_nothing()
+_NEWEST_PROFILE = (
+    sa.select(_profiles.c.text).where(_profiles.c.user_id == _USER).order_by(_profiles.c.sequence.desc()).limit(1)
+)
+_PERSONAS = sa.select(_personas).where(_personas.c.user_id == _USER).order_by(_personas.c.sequence)
+_NEWEST_PERSONA = (
+    sa.select(_personas).where(_personas.c.user_id == _USER).order_by(_personas.c.sequence.desc()).limit(1)
+)
+_DIGESTS_OF_OTHERS = sa.select(_interactions.c.text_digest).where(_interactions.c.user_id != _USER)
+_FORGET = (
+    _embeddings.delete().where(
+        _embeddings.c.text_digest.in_(_DIGESTS), _embeddings.c.text_digest.not_in(_DIGESTS_OF_OTHERS)
+    ),
+    *(table.delete().where(table.c.user_id == _USER) for table in (_interactions, _profiles, _personas)),
+)
+_ONE_MORE_FORGOTTEN = (
+    insert(_meta)
+    .values(key=_FORGOTTEN, value="1")
+    .on_conflict_do_update(
+        index_elements=["key"], set_={"value": sa.cast(sa.cast(_meta.c.value, sa.Integer) + 1, sa.Text)}
+    )
+)
+
 
 class Snapshot(NamedTuple):
     """A user's history in order, with its vectors."""
@@ -94,9 +136,13 @@ class MemoryStore:
     All methods may be called from any thread; several processes may share a file. Every write is one
     transaction: after a crash it is there as a whole or not at all.
 
+    A copy is the same store. A pickle holds the URL and the encoder (its name, if it was given by name) and
+    nothing of the content; unpickling opens the URL. A store in memory cannot be pickled.
+
     Raises:
         InputError: if the URL is not one of SQLite.
-        StoreError: if the file cannot be opened, is not a store, or was written by a newer version.
+        StoreError: if the file cannot be opened, is not a store, or was written by a newer version; by every
+            method that reads or writes, if a row is damaged or the store is closed.
     """
 
     def __init__(self, url: str = "sqlite://", encoder: str | Encoder = "auto") -> None:
@@ -106,6 +152,7 @@ class MemoryStore:
         # One connection serves an in-memory database, so statements of two threads must not interleave;
         # with a file the lock also keeps this process from waiting on its own write lock.
         self._lock = threading.RLock()
+        self._closed = False
         self._engine = _make_engine(url)
         try:
             with self._guard("opened"):
@@ -116,74 +163,83 @@ class MemoryStore:
 
     # -- interactions -----------------------------------------------------------------------------
 
-    def add(self, interactions: Iterable[Interaction]) -> list[Interaction]:
+    def add(self, interactions: Iterable[Interaction], *, now: str | datetime | None = None) -> list[Interaction]:
         """Record interactions; all of them or, on an error, none.
 
         Idempotent by (user_id, id): one that is already there with the same content is left alone. An
-        interaction without an ordinal gets the next one of its user.
+        interaction without an ordinal gets the one after its user's highest.
+
+        Args:
+            interactions: of any users.
+            now: the time of new interactions whose timestamp is empty. The time of such a one is not
+                compared with what is stored, so that a retry at a later time records nothing twice.
+                Default: an empty timestamp is stored as it is, and compared.
 
         Returns:
             The interactions as stored, in the order given, with their ordinals.
 
         Raises:
+            InputError: if `now` is not a timestamp, or the ordinals of a user are used up.
             StoreError: if an id is already there with other content (nothing is overwritten).
         """
+        time_if_new = None if now is None else normalise_timestamp(now)
         stored: list[Interaction] = []
         # Drawn before the transaction: an iterator may read this very store.
         batch = list(interactions)
         with self._write("recorded") as connection:
             next_ordinals: dict[str, int] = {}
             for given in batch:
-                found = connection.execute(_by_id(given.user_id, given.id)).first()
+                user = given.user_id
+                timestamp = given.timestamp or time_if_new or ""
+                found = connection.execute(_BY_ID, {"user": user, "of_id": given.id}).first()
                 if found is not None:
-                    stored.append(_same_or_raise(_interaction(found), given))
+                    stored.append(_same_or_raise(self._interaction(found), given, timestamp == given.timestamp))
                     continue
-                if given.ordinal is None:
-                    if given.user_id not in next_ordinals:
-                        highest = sa.select(sa.func.max(_interactions.c.ordinal))
-                        top = connection.execute(highest.where(_interactions.c.user_id == given.user_id)).scalar()
-                        next_ordinals[given.user_id] = 0 if top is None else top + 1
-                    ordinal = next_ordinals[given.user_id]
-                else:
-                    ordinal = given.ordinal
-                next_ordinals[given.user_id] = max(next_ordinals.get(given.user_id, 0), ordinal + 1)
-                new = _with_ordinal(given, ordinal)
-                connection.execute(_interactions.insert().values(**_row(new)))
+                if user not in next_ordinals:
+                    highest = connection.execute(_HIGHEST_ORDINAL, {"user": user}).scalar()
+                    with self._sound_row("interactions", {"user_id": user, "ordinal": highest}):
+                        next_ordinals[user] = 0 if highest is None else highest + 1
+                new = replace(
+                    given,
+                    ordinal=next_ordinals[user] if given.ordinal is None else given.ordinal,
+                    timestamp=timestamp,
+                )
+                next_ordinals[user] = max(next_ordinals[user], new.position.ordinal + 1)
+                connection.execute(_interactions.insert(), _row(new))
                 stored.append(new)
         return stored
 
     def interactions(self, user_id: str) -> list[Interaction]:
         """A user's history, oldest first; empty for a user who is not known."""
-        query = sa.select(_interactions).where(_interactions.c.user_id == user_id).order_by(*_ORDER)
-        return [_interaction(row) for row in self._read(query)]
+        return [self._interaction(row) for row in self._read(_HISTORY, user=user_id)]
 
     def interaction(self, user_id: str, interaction_id: str) -> Interaction | None:
         """One interaction by its id, or None."""
-        rows = self._read(_by_id(user_id, interaction_id))
-        return _interaction(rows[0]) if rows else None
+        rows = self._read(_BY_ID, user=user_id, of_id=interaction_id)
+        return self._interaction(rows[0]) if rows else None
 
     def count(self, user_id: str) -> int:
         """Number of a user's interactions."""
-        query = sa.select(sa.func.count()).select_from(_interactions).where(_interactions.c.user_id == user_id)
-        return int(self._read(query)[0][0])
+        return int(self._read(_COUNT, user=user_id)[0][0])
 
     def revision(self, user_id: str) -> tuple[int, int]:
         """A value that changes with the user's interactions: (how many, how many users were ever forgotten)."""
         # Interactions are never altered and a user is erased whole, so these two notice every change,
         # also by another process that forgets a user and records as many anew.
-        count = sa.select(sa.func.count()).select_from(_interactions).where(_interactions.c.user_id == user_id)
-        forgotten = sa.select(_meta.c.value).where(_meta.c.key == _FORGOTTEN)
-        row: Sequence[Any] = self._read(sa.select(count.scalar_subquery(), forgotten.scalar_subquery()))[0]
-        interactions, users_forgotten = row
-        return int(interactions), int(users_forgotten or 0)
+        row: Sequence[Any] = self._read(_REVISION, user=user_id)[0]
+        with self._sound_row("meta", {"key": _FORGOTTEN}):
+            return int(row[0]), int(row[1] or 0)
 
     def users(self) -> list[str]:
         """Ids of the users who have interactions, alphabetically."""
-        query = sa.select(_interactions.c.user_id).distinct().order_by(_interactions.c.user_id)
-        return [row[0] for row in self._read(query)]
+        return [row[0] for row in self._read(_USERS)]
 
     def episodic(self, user_id: str) -> EpisodicMemory:
-        """The user's episodic memory. Handles of one user share it; it is freed with the last of them."""
+        """The user's episodic memory: one object, shared by all who ask for it while anyone holds it.
+
+        The store itself does not hold it. Keep it between recalls: the first recall of a new one reads the
+        user's whole history, and later ones read it again only after it has changed.
+        """
         with self._lock:
             view = self._views.get(user_id)
             if view is None:
@@ -211,12 +267,7 @@ class MemoryStore:
             return Snapshot([], np.zeros((0, 0), dtype=np.float32))
         name = self.encoder.name
         known = {
-            row.text_digest: self._stored_vector(row)
-            for row in self._read(
-                sa.select(_embeddings)
-                .join(_interactions, _interactions.c.text_digest == _embeddings.c.text_digest)
-                .where(_embeddings.c.encoder == name, _interactions.c.user_id == user_id)
-            )
+            row.text_digest: self._stored_vector(row) for row in self._read(_VECTORS, user=user_id, of_encoder=name)
         }
         digests = [_text_digest(i.text) for i in interactions]
         new: dict[str, Vector] = {}
@@ -227,15 +278,14 @@ class MemoryStore:
         if new:
             with self._write("recorded") as connection:
                 # A user who was forgotten while this encoded leaves no vector behind.
-                owned = sa.select(_interactions.c.text_digest).where(_interactions.c.user_id == user_id)
-                still = set(connection.execute(owned).scalars())
+                still = set(connection.execute(_DIGESTS, {"user": user_id}).scalars())
                 rows = [
                     {"encoder": name, "text_digest": d, "dimension": v.shape[0], "vector": v.tobytes()}
                     for d, v in new.items()
                     if d in still
                 ]
                 if rows:
-                    connection.execute(insert(_embeddings).on_conflict_do_nothing(), rows)
+                    connection.execute(_KEEP_VECTORS, rows)
         known.update(new)
         return Snapshot(interactions, np.stack([known[digest] for digest in digests]))
 
@@ -261,55 +311,52 @@ class MemoryStore:
     def save_profile(self, user_id: str, text: str) -> None:
         """Keep a profile P^u; earlier ones stay."""
         with self._write("recorded") as connection:
-            connection.execute(_profiles.insert().values(user_id=user_id, text=text))
+            connection.execute(_profiles.insert(), {"user_id": user_id, "text": text})
 
     def profile(self, user_id: str) -> str | None:
         """The user's newest profile, or None."""
-        query = sa.select(_profiles.c.text).where(_profiles.c.user_id == user_id)
-        rows = self._read(query.order_by(_profiles.c.sequence.desc()).limit(1))
+        rows = self._read(_NEWEST_PROFILE, user=user_id)
         return rows[0][0] if rows else None
 
     def save_persona(self, user_id: str, persona: Persona) -> None:
         """Keep a persona as the user's newest; earlier versions stay. Saving the newest again does nothing."""
         with self._write("recorded") as connection:
-            newest = connection.execute(_newest_persona(user_id)).first()
+            newest = connection.execute(_NEWEST_PERSONA, {"user": user_id}).first()
             if newest is not None and newest.digest == persona.digest:
                 return
             state = persona.dump_state() | {"learnt_from": json.dumps(list(persona.learnt_from))}
-            connection.execute(_personas.insert().values(user_id=user_id, digest=persona.digest, **state))
+            connection.execute(_personas.insert(), {"user_id": user_id, "digest": persona.digest} | state)
 
     def persona(self, user_id: str) -> Persona | None:
         """The user's newest persona, or None."""
-        rows = self._read(_newest_persona(user_id))
-        return _persona(rows[0]) if rows else None
+        rows = self._read(_NEWEST_PERSONA, user=user_id)
+        return self._persona(rows[0]) if rows else None
 
     def personas(self, user_id: str) -> list[Persona]:
         """All personas of a user that were saved, oldest first."""
-        query = sa.select(_personas).where(_personas.c.user_id == user_id).order_by(_personas.c.sequence)
-        return [_persona(row) for row in self._read(query)]
+        return [self._persona(row) for row in self._read(_PERSONAS, user=user_id)]
 
     # -- the whole --------------------------------------------------------------------------------
 
     def forget(self, user_id: str) -> None:
         """Erase a user: interactions, profiles, personas, and vectors of texts that no other user has."""
         with self._write("erased") as connection:
-            mine = sa.select(_interactions.c.text_digest).where(_interactions.c.user_id == user_id)
-            others = sa.select(_interactions.c.text_digest).where(_interactions.c.user_id != user_id)
-            of_mine_only = _embeddings.c.text_digest.in_(mine) & _embeddings.c.text_digest.not_in(others)
-            connection.execute(_embeddings.delete().where(of_mine_only))
-            for table in (_interactions, _profiles, _personas):
-                connection.execute(table.delete().where(table.c.user_id == user_id))
-            one_more = {"value": sa.cast(sa.cast(_meta.c.value, sa.Integer) + 1, sa.Text)}
-            counter = insert(_meta).values(key=_FORGOTTEN, value="1")
-            connection.execute(counter.on_conflict_do_update(index_elements=["key"], set_=one_more))
-        view = self._views.pop(user_id, None)
+            for statement in _FORGET:
+                connection.execute(statement, {"user": user_id})
+            connection.execute(_ONE_MORE_FORGOTTEN)
+        # The view stays the shared one: whoever holds it goes on with it, and it is emptied next time, too.
+        view = self._views.get(user_id)
         if view is not None:
             view.invalidate()
 
     def close(self) -> None:
-        """Release the database. The store cannot be used afterwards."""
+        """Release the database. Whatever reads or writes afterwards raises `StoreError`; closing again does nothing."""
         with self._lock:
+            self._closed = True
             self._engine.dispose()
+
+    def __copy__(self) -> MemoryStore:
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MemoryStore:
         return self  # a program's copy uses the same memory
@@ -317,13 +364,50 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"MemoryStore({self.url!r})"
 
-    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        with self._lock, self._guard("read"), self._engine.connect() as connection:
-            return connection.execute(query).all()
+    def __getstate__(self) -> dict[str, Any]:
+        if _in_memory(sa.make_url(self.url)):
+            raise StoreError(
+                f"{self.url}: a store in memory cannot be pickled, since its content would be lost. Use a store in a "
+                f"file (sqlite:///memory.db), or save the program's state only (program.save('program.json'))."
+            )
+        return {"url": self.url, "encoder": self._encoder_to_pickle()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def _encoder_to_pickle(self) -> str | Encoder:
+        encoder = self._encoder
+        # The one that a name stands for is pickled as that name: unpickled, it is the process's own one again.
+        if isinstance(encoder, SentenceEncoder) and encoder is load_encoder(encoder.name):
+            return encoder.name
+        return encoder
+
+    def _interaction(self, row: Any) -> Interaction:
+        with self._sound_row("interactions", {"user_id": row.user_id, "id": row.id}):
+            fields = {name: getattr(row, name) for name in _COPIED}
+            return Interaction(**fields, metadata=json.loads(row.metadata))
+
+    def _persona(self, row: Any) -> Persona:
+        with self._sound_row("personas", {"user_id": row.user_id, "sequence": row.sequence}):
+            return Persona(row.text, row.version, row.parent, json.loads(row.learnt_from))
+
+    @contextmanager
+    def _sound_row(self, table: str, key: dict[str, Any]) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError, AttributeError) as error:  # no JSON, JSON of another kind, no sound field
+            raise StoreError(
+                f"{self.url}: the row of table {table} with {key} is damaged: {error}. "
+                f"Restore the file from a backup, or delete that row."
+            ) from error
+
+    def _read(self, query: sa.Select[Any], **values: str) -> Sequence[sa.Row[Any]]:
+        with self._connected("read") as connection:
+            return connection.execute(query, values).all()
 
     @contextmanager
     def _write(self, verb: str) -> Iterator[Connection]:
-        with self._lock, self._guard(verb), self._engine.connect() as connection:
+        with self._connected(verb) as connection:
             # IMMEDIATE: the write lock before the first read, so that what was read is still true.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
@@ -332,6 +416,14 @@ class MemoryStore:
                 connection.exec_driver_sql("ROLLBACK")
                 raise
             connection.exec_driver_sql("COMMIT")
+
+    @contextmanager
+    def _connected(self, verb: str) -> Iterator[Connection]:
+        with self._lock, self._guard(verb):
+            if self._closed:
+                raise StoreError(f"{self.url}: the store is closed; open it anew with MemoryStore({self.url!r})")
+            with self._engine.connect() as connection:
+                yield connection
 
     @contextmanager
     def _guard(self, verb: str) -> Iterator[None]:
@@ -343,9 +435,6 @@ class MemoryStore:
             raise StoreError(f"{self.url}: nothing could be {verb}: {cause}") from error
 
 
-_ORDER = (_interactions.c.timestamp, _interactions.c.ordinal, _interactions.c.id)
-
-
 def _make_engine(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
@@ -353,8 +442,7 @@ def _make_engine(url: str) -> sa.Engine:
         raise InputError(f"{url!r} is not a database URL; a file is written sqlite:///{url}") from None
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
         raise InputError(f"only SQLite is supported now (sqlite:///memory.db), but got {str(parsed)!r}")
-    in_memory = parsed.database in (None, "", ":memory:")
-    pool: dict[str, Any] = {"poolclass": StaticPool} if in_memory else {}
+    pool: dict[str, Any] = {"poolclass": StaticPool} if _in_memory(parsed) else {}
     engine = sa.create_engine(
         parsed,
         isolation_level="AUTOCOMMIT",
@@ -369,6 +457,10 @@ def _make_engine(url: str) -> sa.Engine:
         connection.execute("PRAGMA secure_delete=ON")
 
     return engine
+
+
+def _in_memory(url: sa.URL) -> bool:
+    return url.database in (None, "", ":memory:")
 
 
 def _open_schema(engine: sa.Engine, url: str) -> None:
@@ -402,7 +494,7 @@ def _use_wal(connection: Connection) -> None:
 
 
 def _check_schema(connection: Connection, url: str) -> None:
-    """Refuse, without writing, a database of another program or of a newer version."""
+    """Refuse, without writing, a database of another program, of a newer version or of none that exists."""
     tables = sa.inspect(connection).get_table_names()
     if not tables:
         return
@@ -414,6 +506,11 @@ def _check_schema(connection: Connection, url: str) -> None:
             f"{url} is not a memory store but another program's database (table {tables[0]!r}). "
             f"Nothing was changed; give the store a file of its own."
         ) from None
+    if version < 1:
+        raise StoreError(
+            f"{url} has schema version {version}, which no personaagent has written: the file is damaged. "
+            f"Nothing was changed; restore it from a backup."
+        )
     if version > SCHEMA_VERSION:
         raise StoreError(
             f"{url} has schema version {version}, written by a newer personaagent; this one knows "
@@ -421,51 +518,28 @@ def _check_schema(connection: Connection, url: str) -> None:
         )
 
 
-def _newest_persona(user_id: str) -> sa.Select[Any]:
-    query = sa.select(_personas).where(_personas.c.user_id == user_id)
-    return query.order_by(_personas.c.sequence.desc()).limit(1)
-
-
-def _persona(row: Any) -> Persona:
-    return Persona(row.text, row.version, row.parent, json.loads(row.learnt_from))
-
-
-def _by_id(user_id: str, interaction_id: str) -> sa.Select[Any]:
-    return sa.select(_interactions).where(_interactions.c.user_id == user_id, _interactions.c.id == interaction_id)
-
-
 def _text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+_COPIED = ("user_id", "id", "timestamp", "ordinal", "query", "response", "text")
+"""Fields of an interaction that are columns as they are."""
+
+
 def _row(interaction: Interaction) -> dict[str, Any]:
-    names = ("user_id", "id", "timestamp", "ordinal", "query", "response", "text")
-    row = {name: getattr(interaction, name) for name in names}
+    row = {name: getattr(interaction, name) for name in _COPIED}
     metadata = json.dumps(dict(interaction.metadata), ensure_ascii=False, sort_keys=True)
     return row | {"text_digest": _text_digest(interaction.text), "metadata": metadata}
 
 
-def _interaction(row: Any) -> Interaction:
-    return Interaction(
-        user_id=row.user_id,
-        id=row.id,
-        query=row.query,
-        response=row.response,
-        timestamp=row.timestamp,
-        ordinal=row.ordinal,
-        text=row.text,
-        metadata=json.loads(row.metadata),
-    )
-
-
-def _with_ordinal(interaction: Interaction, ordinal: int) -> Interaction:
-    return replace(interaction, ordinal=ordinal)
-
-
-def _same_or_raise(stored: Interaction, given: Interaction) -> Interaction:
-    given_row = _row(given if given.ordinal is not None else _with_ordinal(given, stored.ordinal or 0))
-    stored_row = _row(stored)
-    differing = [name for name in stored_row if stored_row[name] != given_row[name] and name != "text_digest"]
+def _same_or_raise(stored: Interaction, given: Interaction, compare_time: bool) -> Interaction:
+    left_out = {"text_digest"}  # it says what the text says
+    if given.ordinal is None:
+        left_out.add("ordinal")
+    if not compare_time:
+        left_out.add("timestamp")
+    stored_row, given_row = _row(stored), _row(given)
+    differing = [name for name in stored_row if stored_row[name] != given_row[name] and name not in left_out]
     if differing:
         raise StoreError(
             f"user {given.user_id!r} already has an interaction {given.id!r} with another {differing[0]}: "

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from personaagent.programs.errors import EncoderError, InputError, StoreError
 from personaagent.programs.interaction import Interaction, Position
@@ -78,6 +81,43 @@ class TestInteractions:
         second = store.add([event("e"), event("y", "bob"), event("f", ordinal=2), event("g")])
         assert [i.ordinal for i in second] == [9, 1, 2, 10]
         assert ids(store.interactions("ann")) == ["a", "b", "f", "c", "d", "e", "g"]
+
+    @pytest.mark.parametrize("given", ["new", "5"], ids=["given and new", "given and stored"])
+    def test_a_given_ordinal_in_a_batch_does_not_lower_the_next_one(self, store: MemoryStore, given: str) -> None:
+        store.add([event(str(n), timestamp="2020", ordinal=n) for n in range(10)])
+        ordinal = 3 if given == "new" else 5
+        batch = [event(given, timestamp="2020", ordinal=ordinal), event("newest", timestamp="2020")]
+        assert [i.ordinal for i in store.add(batch)] == [ordinal, 10]
+        assert store.interactions("ann")[-1].id == "newest"
+
+    def test_a_user_whose_ordinals_are_used_up_is_told(self, store: MemoryStore) -> None:
+        store.add([event("last", ordinal=2**63 - 1)])
+        with pytest.raises(InputError, match="2\\*\\*63 - 1"):
+            store.add([event("one more")])
+        assert store.count("ann") == 1
+
+    def test_now_is_the_time_of_what_is_new_and_a_retry_records_nothing_twice(self, store: MemoryStore) -> None:
+        first, later = datetime(2026, 1, 1, tzinfo=UTC), "2026-01-02"
+        stored = store.add([event("a"), event("b", timestamp="2007"), event("a")], now=first)
+        assert [i.timestamp for i in stored] == ["2026-01-01T00:00:00.000000Z", "2007", "2026-01-01T00:00:00.000000Z"]
+        again = store.add([event("a"), event("b", timestamp="2007"), event("c")], now=later)
+        assert again[:2] == stored[:2]
+        assert again[2].timestamp == later
+        assert store.interactions("ann") == [stored[1], stored[0], again[2]]
+
+    def test_now_leaves_only_the_missing_time_out_of_the_comparison(self, store: MemoryStore) -> None:
+        stored = store.add([event("a")], now="2026-01-01")
+        for conflict, named in (
+            (event("a", response="other"), "response"),
+            (event("a", timestamp="2008"), "timestamp"),
+        ):
+            with pytest.raises(StoreError, match=f"another {named}"):
+                store.add([event("b"), conflict], now="2026-01-02")
+        with pytest.raises(StoreError, match="another timestamp"):
+            store.add([event("a")])
+        with pytest.raises(InputError, match="'soon'"):
+            store.add([event("b")], now="soon")
+        assert store.interactions("ann") == stored
 
     def test_adding_again_changes_nothing(self, store: MemoryStore) -> None:
         batch = [event("a"), event("b", timestamp="2007"), event("a")]
@@ -250,6 +290,33 @@ class TestForgetting:
         assert {found.interaction.id for found in memory.recall("secret", 4)} == {"3", "4"}
         assert {found.interaction.id for found in store.episodic("ann").recall("secret", 4)} == {"3", "4"}
 
+    def test_a_handle_that_is_kept_is_still_the_shared_one(self, store: MemoryStore) -> None:
+        memory = store.episodic("ann")
+        for text in ("first secret", "second secret"):
+            store.add([event("1", text=text)])
+            assert len(memory.recall(text, 1)) == 1
+            store.forget("ann")
+            assert memory._interactions == []  # emptied each time, not at its next recall
+            assert store.episodic("ann") is memory
+
+    def test_no_statement_that_is_cached_holds_what_was_forgotten(self, store: MemoryStore) -> None:
+        secrets = [f"{what}-only-ann-has" for what in ("user", "id", "query", "response", "text", "profile", "persona")]
+        user, id_, query, response, text, profile, persona = secrets
+        given = event(id_, user, query=query, response=response, text=text, metadata={"m": text})
+        for _ in range(2):  # recorded, and found to be there
+            store.add([given], now="2026-01-01")
+        assert store.interaction(user, id_) in store.interactions(user)
+        assert (store.count(user), store.users(), store.revision(user)) == (1, [user], (1, 0))
+        store.episodic(user).recall(query, 1)
+        store.save_profile(user, profile)
+        store.save_persona(user, Persona(persona))
+        assert (store.profile(user), store.persona(user)) == (profile, store.personas(user)[0])
+        store.forget(user)
+        gc.collect()
+        values = [o.value for o in gc.get_objects() if isinstance(o, sa.BindParameter)]
+        assert values  # the statements are cached
+        assert [value for value in values if isinstance(value, str) and "only-ann-has" in value] == []
+
     def test_a_user_forgotten_while_texts_are_encoded_leaves_no_vector(self, store: MemoryStore, encoder: Any) -> None:
         store.add([event("1", text="secret"), event("1", "bob", text="bob's")])
         encode = encoder.encode
@@ -270,7 +337,25 @@ class TestForgetting:
 def test_a_copy_of_a_program_uses_the_same_memory(store: MemoryStore) -> None:
     memory = store.episodic("ann")
     assert copy.deepcopy(store) is store
+    assert copy.copy(store) is store
     assert copy.deepcopy(memory) is memory
+    assert copy.copy(memory) is memory
+
+
+def test_a_closed_store_says_so(store: MemoryStore) -> None:
+    store.add([event("1")])
+    memory = store.episodic("ann")
+    store.close()
+    store.close()
+    for use in (
+        lambda: store.interactions("ann"),
+        lambda: store.add([event("2")]),
+        lambda: store.save_profile("ann", "p"),
+        lambda: store.forget("ann"),
+        lambda: memory.recall("q", 1),
+    ):
+        with pytest.raises(StoreError, match="the store is closed"):
+            use()
 
 
 def test_a_revision_changes_with_the_user_only(store: MemoryStore) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -147,3 +149,14 @@ def test_interactions_compare_by_content() -> None:
     assert one != Interaction("ann", "i", "q", "r", 2008, 1, metadata={"a": "b"})
     with pytest.raises(AttributeError):
         one.query = "other"  # type: ignore[misc]
+
+
+def test_an_interaction_can_be_pickled_copied_and_hashed() -> None:
+    one = Interaction("ann", "i", "q", "r", "2007", 1, text="t", metadata={"a": "b"})
+    for same in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one), copy.copy(one)):
+        assert same == one
+        assert hash(same) == hash(one)
+        with pytest.raises(TypeError):
+            same.metadata["a"] = "c"
+    other = Interaction("ann", "i", "q", "r", "2007", 1, text="t", metadata={"a": "c"})
+    assert len({one, other, copy.deepcopy(one)}) == 2

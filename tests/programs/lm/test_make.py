@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import re
@@ -261,3 +262,42 @@ def test_a_copy_of_a_program_with_its_own_lm_is_on_the_same_account() -> None:
     assert copied(question="tags: [red, blue] text: sky").answer == "red"
     assert copied.lm.copy(temperature=0.5)("hello") is not None
     assert meter.spent.lm_calls == 2
+
+
+# --- saving ----------------------------------------------------------------------------------------
+
+
+def test_a_program_with_its_own_lm_is_saved_without_the_key_and_loads_where_that_is_allowed(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    program = dspy.Predict("question -> answer")
+    program.set_lm(make_lm("openai/test", api_base=server.url, temperature=0.7, timeout_seconds=9))
+    file = tmp_path / "program.json"
+    program.save(file)
+    assert "sk-secret" not in file.read_text()
+    loaded = dspy.Predict("question -> answer")
+    with pytest.raises(ValueError, match="Refusing to import custom serialized engine"):
+        loaded.load(file)
+    loaded.load(file, allow_unsafe_lm_state=True)
+    with metering() as usage:
+        assert loaded(question="Who?").answer
+        monkeypatch.delenv("OPENAI_API_KEY")
+        loaded.load(file, allow_unsafe_lm_state=True)
+        assert asyncio.run(loaded.acall(question="Who?")).answer
+    assert usage.lm_calls == 2
+    assert [seen.authorization for seen in server.requests] == ["Bearer sk-secret", "Bearer none"]
+    assert [seen.body["temperature"] for seen in server.requests] == [0.7, 0.7]
+    assert (loaded.lm.num_retries, loaded.lm.cache) == (NUM_RETRIES, False)
+
+
+def test_a_program_with_the_offline_reader_is_saved_and_loads_where_that_is_allowed(tmp_path: Path) -> None:
+    program = dspy.Predict("question -> answer")
+    program.set_lm(make_lm("offline"))
+    file = tmp_path / "program.json"
+    program.save(file)
+    loaded = dspy.Predict("question -> answer")
+    with pytest.raises(ValueError, match="Refusing to import custom serialized engine"):
+        loaded.load(file)
+    loaded.load(file, allow_unsafe_lm_state=True)
+    assert loaded.lm.dump_state() == program.lm.dump_state()

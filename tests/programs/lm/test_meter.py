@@ -226,6 +226,38 @@ def test_a_copied_meter_is_the_same_account() -> None:
     assert copy.deepcopy(meter) is meter
 
 
+# --- saving ----------------------------------------------------------------------------------------
+
+
+class Saved(Scripted):
+    """A scripted engine that DSPy can save."""
+
+    def dump_state(self) -> dict[str, object]:
+        return {}
+
+    @classmethod
+    def load_state(cls, state: dict[str, object]) -> Saved:
+        return cls()
+
+
+@pytest.mark.parametrize("kind", [MeteredEngine, AsyncMeteredEngine])
+def test_a_saved_engine_is_loaded_on_a_new_meter(kind: type[MeteredEngine] | type[AsyncMeteredEngine]) -> None:
+    for inner in (Saved(), dspy.LM("openai/gpt-4.1", cache=False, api_key="secret")):
+        saved = kind(inner, Meter(max_calls=0)).dump_state()
+        assert list(saved) == ["inner"]
+        assert "secret" not in str(saved)
+        loaded = kind.load_state(saved)
+        assert type(loaded) is kind
+        assert type(loaded._inner) is type(inner)
+        assert loaded._meter == Meter()
+        assert loaded.dump_state() == saved
+
+
+def test_what_wraps_an_engine_that_cannot_be_saved_says_what_is_lacking() -> None:
+    with pytest.raises(TypeError, match=r"Scripted cannot be saved.*dump_state"):
+        MeteredEngine(Scripted(), Meter()).dump_state()
+
+
 # --- calls in flight -------------------------------------------------------------------------------
 
 

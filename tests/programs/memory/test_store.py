@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
@@ -15,11 +16,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
 from personaagent.programs.errors import EncoderError, InputError, StoreError
 from personaagent.programs.interaction import Interaction
+from personaagent.programs.memory.encoder import SentenceEncoder, load_encoder
 from personaagent.programs.memory.store import SCHEMA_VERSION, MemoryStore
 from personaagent.programs.persona import Persona
 
@@ -306,6 +309,81 @@ def test_a_password_in_a_url_is_not_repeated() -> None:
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize("version", ["0", "-5"])
+def test_a_version_that_was_never_written_is_refused_and_not_touched(file: Path, version: str) -> None:
+    store = MemoryStore(url_of(file))
+    store.add([event("1")])
+    store.close()
+    sql(file, "UPDATE meta SET value = ? WHERE key = 'schema_version'", version)
+    before = file.read_bytes()
+    with pytest.raises(StoreError, match=f"schema version {version}, which no personaagent has written.*backup"):
+        MemoryStore(url_of(file))
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "row"),
+    [
+        *(("interactions", "metadata", value, "'id': '1'") for value in ("{", "[]", "5", "")),
+        ("interactions", "timestamp", "garbage", "'id': '1'"),
+        ("interactions", "query", "", "'id': '1'"),
+        ("interactions", "ordinal", "x", "'id': '1'"),
+        *(("personas", "learnt_from", value, "'sequence': 1") for value in ("x", "5", '"ids"')),
+        ("personas", "text", "", "'sequence': 1"),
+        ("meta", "value", "abc", "'key': 'users_forgotten'"),
+    ],
+)
+def test_a_damaged_cell_is_refused_and_its_row_named(file: Path, table: str, column: str, value: str, row: str) -> None:
+    with closing(MemoryStore(url_of(file))) as store:
+        store.forget("bob")
+        store.add([event("1")])
+        store.save_persona("ann", Persona("p"))
+        only = "key = 'users_forgotten'" if table == "meta" else "true"
+        sql(file, f"UPDATE {table} SET {column} = ? WHERE {only}", value)
+        read = {"interactions": store.interactions, "personas": store.persona, "meta": store.revision}[table]
+        with pytest.raises(StoreError, match=f"row of table {table} with .*{row}.*is damaged.*backup") as refused:
+            read("ann")
+        assert str(file) in str(refused.value)
+        if table == "interactions":
+            with pytest.raises(StoreError, match="is damaged"):
+                store.add([event("2"), event("1")])
+            assert store.count("ann") == 1
+
+
+# -- pickling ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", [pickle, cloudpickle])
+def test_an_unpickled_store_opens_the_same_file(file: Path, library: Any) -> None:
+    store = MemoryStore(url_of(file), Fixed([1, 0, 0, 0]))
+    store.add([event("1")])
+    loaded, memory = pickle.loads(library.dumps((store, store.episodic("ann"))))
+    assert loaded is not store
+    assert (loaded.url, loaded.encoder.name) == (store.url, "fixed")
+    assert loaded.episodic("ann") is memory  # so that forgetting empties it
+    loaded.add([event("2")])
+    assert {found.interaction.id for found in memory.recall("q", 4)} == {"1", "2"}
+    assert store.count("ann") == 2
+    loaded.close()
+
+
+def test_a_pickle_names_its_encoder_and_holds_no_weights(file: Path) -> None:
+    by_name = MemoryStore(url_of(file), "auto")
+    shared = MemoryStore(url_of(file), load_encoder("some/model"))
+    own = MemoryStore(url_of(file), SentenceEncoder("some/model", source="/somewhere"))
+    assert pickle.loads(pickle.dumps(by_name))._encoder == "auto"
+    assert pickle.loads(pickle.dumps(shared)).encoder is shared.encoder
+    assert pickle.loads(pickle.dumps(own)).encoder._source == "/somewhere"
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_store_in_memory_refuses_to_be_pickled(url: str) -> None:
+    store = MemoryStore(url)
+    for what in (store, store.episodic("ann")):
+        with pytest.raises(StoreError, match=r"content would be lost.*sqlite:///memory\.db"):
+            pickle.dumps(what)
+
+
 # -- vectors -----------------------------------------------------------------------------------------------
 
 
@@ -352,8 +430,8 @@ def test_another_encoder_encodes_anew_and_its_vectors_are_not_mixed(file: Path) 
     assert second.encoded == 2
     with closing(MemoryStore(url_of(file), first)) as back:
         assert back.snapshot("ann").vectors.tolist() == [[1, 0, 0, 0]] * 2
-    assert first.encoded == 2
-    back.forget("ann")
+        assert first.encoded == 2
+        back.forget("ann")
     assert sql(file, "SELECT count(*) FROM embeddings") == [(0,)]  # of both encoders
 
 
