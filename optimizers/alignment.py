@@ -16,18 +16,21 @@ from typing import Any, NamedTuple
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
-from dspy.utils.exceptions import AdapterParseError
+from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
 from personaagent.optimizers.signatures import Gradient, GradientWithTrajectory, Update
 from personaagent.programs.agent import PersonaAgent
 from personaagent.programs.errors import InputError
-from personaagent.programs.interaction import Interaction, Position
+from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
 from personaagent.programs.memory.semantic import SemanticMemory
 from personaagent.programs.persona import Persona
-from personaagent.programs.quoting import defuse, one_line, shorten
+from personaagent.programs.quoting import defuse, one_line, shorten, written
 
 MAX_PERSONA_CHARS = 20_000
 """A longer rewrite is unusable: it would be sent with every later call."""
+
+MAX_CRITIC_CHARS = 20_000
+"""Longest question, answer or list of steps that the critic sees."""
 
 MAX_FEEDBACK_CHARS = 4_000
 """Longest part of one gradient that the update sees."""
@@ -40,11 +43,14 @@ class Simulation:
     interaction_id: str
     expected: str
     answered: str | None
+    """None if the agent gave no answer."""
     feedback: str | None
     """None if the gradient was unusable and left out; `fault` says why."""
     fault: str | None
     recalled: tuple[str, ...]
     """Ids of what `recall` returned: all before this interaction."""
+    lm_calls: int
+    """Of rollout and gradient."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,9 @@ class AlignmentStep:
     """The same as `before` if the update was unusable; `kept_because` says why."""
     kept_because: str | None
     lm_calls: int
+    """Of the step; of the first also those of `profile_before_batch`."""
     prompt_tokens: int
+    """As far as the LM reports them."""
     completion_tokens: int
     seconds: float
 
@@ -115,8 +123,8 @@ class PersonaAlignment(Teleprompter):
         for name, value, least in (("batch_size", batch_size, 0), ("iterations", iterations, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be an integer from {least}, but got {value!r}")
-        if num_threads is not None and num_threads < 1:
-            raise InputError(f"num_threads must be at least 1 but got {num_threads}")
+        if num_threads is not None and (not isinstance(num_threads, int) or num_threads < 1):
+            raise InputError(f"num_threads must be an integer from 1, but got {num_threads!r}")
         if profile_before_batch and semantic_memory is None:
             raise InputError("profile_before_batch=True needs semantic_memory=SemanticMemory(...)")
         self.batch_size = batch_size
@@ -154,10 +162,12 @@ class PersonaAlignment(Teleprompter):
             InputError: if the student serves no user, or an example lacks a field.
             dspy's `LMError`: if an LM call fails for good.
         """
-        if student.persona is None or student.user_id is None:
-            raise InputError("the student serves no user: pass agent.for_user(user_id), not the shared agent")
+        if not isinstance(student, PersonaAgent) or student.persona is None or student.user_id is None:
+            raise InputError("the student serves no user: pass what agent.for_user(user_id) returns")
+        if self.profile_before_batch and student.memory is None:
+            raise InputError("profile_before_batch=True needs a student with a memory")
         batch = self._latest(student, trainset)
-        aligned = student.with_persona(self._start(student, batch))
+        aligned = student.with_persona(student.persona)
         steps: list[AlignmentStep] = []
         for iteration in range(1, (self.iterations if batch else 0) + 1):
             step = self._step(aligned, batch, iteration)
@@ -167,21 +177,25 @@ class PersonaAlignment(Teleprompter):
         return aligned
 
     def _step(self, agent: PersonaAgent, batch: Sequence[_BatchItem], iteration: int) -> AlignmentStep:
-        before = agent.persona
-        assert before is not None
         started = time.perf_counter()
         with dspy.track_usage() as usage:
+            if iteration == 1 and self.profile_before_batch:
+                agent = agent.with_persona(self._persona_before(agent, batch))
+            before = agent.persona
+            assert before is not None
             simulations = self._side_by_side(agent, batch)
-            feedback = [s.feedback for s in simulations if s.feedback]
-            after, kept_because = self._rewrite(before, feedback, [s.interaction_id for s in simulations])
+            usable = [s for s in simulations if s.feedback]
+            after, kept_because = self._rewrite(before, usable)
         calls = [entry for entries in usage.usage_data.values() for entry in entries]
+        # Some LMs report no usage: the calls that must have been made count all the same.
+        at_least = sum(s.lm_calls for s in simulations) + bool(usable)
         return AlignmentStep(
             iteration=iteration,
             batch=tuple(simulations),
             before=before,
             after=after,
             kept_because=kept_because,
-            lm_calls=len(calls),
+            lm_calls=max(len(calls), at_least),
             prompt_tokens=sum(entry.get("prompt_tokens") or 0 for entry in calls),
             completion_tokens=sum(entry.get("completion_tokens") or 0 for entry in calls),
             seconds=time.perf_counter() - started,
@@ -195,60 +209,73 @@ class PersonaAlignment(Teleprompter):
         with ThreadPoolExecutor(threads, thread_name_prefix="alignment") as pool:
             # A context each: DSPy's settings and the meter's ledgers live in context variables.
             futures = [pool.submit(copy_context().run, self._simulate, agent, item) for item in batch]
-            return [future.result() for future in futures]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # what has not begun is not paid for
+                raise
 
     def _simulate(self, agent: PersonaAgent, item: _BatchItem) -> Simulation:
         """Answer one interaction as if it had not happened yet, and criticise the answer (lines 5-8, 14)."""
-        rollout = agent.as_of(item.before)(**item.inputs)
-        answered = getattr(rollout, agent.response_field)
-        given = "(no answer)" if answered is None else str(answered)
-        texts = {"question": item.question, "expected_answer": item.expected, "given_answer": given}
+
+        def simulation(**found: Any) -> Simulation:
+            return Simulation(**{**_NOTHING, **found}, interaction_id=item.interaction_id, expected=item.expected)
+
+        try:
+            rollout = agent.as_of(item.before)(**item.inputs)
+        except ContextWindowExceededError:
+            return simulation(fault="the question did not fit the LM's context window", lm_calls=1)
+        answer = getattr(rollout, agent.response_field)
+        answered = None if answer is None else str(answer)
+        seen = {"answered": answered, "recalled": tuple(rollout.recalled), "lm_calls": rollout.lm_calls + 1}
+        texts = {
+            "question": item.question,
+            "expected_answer": item.expected,
+            "given_answer": "(no answer)" if answered is None else answered,
+        }
         if self.show_trajectory:
             texts["steps"] = _steps_as_text(rollout.trajectory)
-        fault: str | None = None
-        feedback: str | None = None
         try:
             with dspy.context(**self._lm()):
-                prediction = self.gradient(**{name: defuse(text) for name, text in texts.items()})
-            feedback = shorten(defuse(str(prediction.feedback or "")).strip(), MAX_FEEDBACK_CHARS) or None
-            fault = None if feedback else "the gradient was empty"
+                shown = {name: shorten(defuse(text), MAX_CRITIC_CHARS) for name, text in texts.items()}
+                feedback = shorten(written(self.gradient(**shown).feedback), MAX_FEEDBACK_CHARS)
         except AdapterParseError:
-            fault = "the gradient could not be read"
-        recalled = tuple(rollout.recalled)
-        return Simulation(item.interaction_id, item.expected, given, feedback, fault, recalled)
+            return simulation(**seen, fault="the gradient could not be read")
+        except ContextWindowExceededError:
+            return simulation(**seen, fault="the gradient did not fit the LM's context window")
+        return simulation(**seen, feedback=feedback or None, fault=None if feedback else "the gradient was empty")
 
-    def _rewrite(
-        self, persona: Persona, feedback: Sequence[str], learnt_from: Sequence[str]
-    ) -> tuple[Persona, str | None]:
+    def _rewrite(self, persona: Persona, usable: Sequence[Simulation]) -> tuple[Persona, str | None]:
         """One update from all gradients (line 9), and why the persona was kept if it was."""
-        if not feedback:
+        if not usable:
             return persona, "there was no usable gradient"
-        numbered = "\n".join(f"{i}. {text}" for i, text in enumerate(feedback, 1))
+        numbered = "\n".join(f"{i}. {simulation.feedback}" for i, simulation in enumerate(usable, 1))
         try:
             with dspy.context(**self._lm()):
                 update = self.update(current_persona=defuse(persona.text), feedback=numbered)
         except AdapterParseError:
             return persona, "the update could not be read"
-        text = defuse(str(update.new_persona or "")).strip()
+        except ContextWindowExceededError:
+            return persona, "the update did not fit the LM's context window"
+        text = written(update.new_persona)
         if not text:
             return persona, "the update was empty"
         if len(text) > MAX_PERSONA_CHARS:
             return persona, f"the update has {len(text)} characters, more than {MAX_PERSONA_CHARS}"
         if text == persona.text.strip():
             return persona, "the update changed nothing"
-        return persona.rewritten(text, learnt_from), None
+        return persona.rewritten(text, [simulation.interaction_id for simulation in usable]), None
 
     def _lm(self) -> dict[str, Any]:
         return {"lm": self.lm} if self.lm is not None else {}
 
-    def _start(self, student: PersonaAgent, batch: Sequence[_BatchItem]) -> Persona:
-        assert student.persona is not None
-        if not self.profile_before_batch or not batch or student.memory is None or student.user_id is None:
-            return student.persona
-        assert self.semantic_memory is not None
-        first = batch[0].before
+    def _persona_before(self, student: PersonaAgent, batch: Sequence[_BatchItem]) -> Persona:
+        """An initial persona whose profile has read nothing of the batch, nor what came after its first."""
+        assert self.semantic_memory is not None and student.memory is not None and student.user_id is not None
         history = student.memory.interactions(student.user_id)
-        earlier = history if first is None else [i for i in history if i.position < _position(first)]
+        first = batch[0].before
+        own = {item.interaction_id for item in batch}
+        earlier = [i for i in history if i.id not in own and (first is None or i.position < _position(first))]
         return student.initial_persona(self.semantic_memory(interactions=earlier).profile)
 
     def _latest(self, student: PersonaAgent, trainset: Sequence[dspy.Example]) -> list[_BatchItem]:
@@ -268,6 +295,7 @@ class _BatchItem(NamedTuple):
 
 
 _NO_PLACE = Position("", 0)
+_NOTHING: dict[str, Any] = {"answered": None, "feedback": None, "fault": None, "recalled": (), "lm_calls": 0}
 
 
 def _position(before: Interaction | Position | None) -> Position:
@@ -285,17 +313,19 @@ def _batch_item(student: PersonaAgent, example: dspy.Example, index: int) -> _Ba
             )
     inputs = {name: example[name] for name in student.signature.input_fields if name in example}
     question, expected = str(example[student.query_field]), str(example[student.response_field])
-    given_id = example.get("interaction_id")
+    given = example.get("interaction_id")
+    given_id = None if given is None else str(given)
     before: Interaction | Position | None = None
     if example.get("ordinal") is not None and example.get("timestamp") is not None:
-        place = (example["timestamp"], example["ordinal"])
-        before = Interaction(student.user_id or "", str(given_id or index), question, expected, *place)
+        if given_id is None:
+            before = Position(normalise_timestamp(example["timestamp"]), int(example["ordinal"]))
+        else:
+            place = (example["timestamp"], example["ordinal"])
+            before = Interaction(student.user_id or "", given_id, question, expected, *place)
     elif given_id is not None and student.memory is not None:
         # Only named: its place is known to the memory, if it is there at all.
-        before = student.memory.interaction(student.user_id or "", str(given_id))
-    return _BatchItem(
-        str(given_id if given_id is not None else f"trainset[{index}]"), inputs, question, expected, before
-    )
+        before = student.memory.interaction(student.user_id or "", given_id)
+    return _BatchItem(f"trainset[{index}]" if given_id is None else given_id, inputs, question, expected, before)
 
 
 def _steps_as_text(trajectory: dict[str, Any]) -> str:

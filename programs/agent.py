@@ -13,7 +13,8 @@ import dspy
 
 from personaagent.programs.episode import Episode, adrive, drive
 from personaagent.programs.errors import InputError, PersonaAgentError
-from personaagent.programs.interaction import Interaction, Position
+from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
+from personaagent.programs.memory.episodic import EpisodicMemory
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import PERSONA_TEMPLATE, Persona, initial_persona
 from personaagent.programs.quoting import persona_block
@@ -21,6 +22,7 @@ from personaagent.programs.tools.recall import RECALL_DESCRIPTION, RecallSession
 
 _EXTRA_FIELDS = (
     "trajectory",
+    "max_iters",
     "reasoning",
     "persona_version",
     "recalled",
@@ -78,7 +80,7 @@ class PersonaAgent(dspy.ReAct):
         self.response_field = _field(response, signature.output_fields, "response")
         taken = [name for name in signature.fields if name in _EXTRA_FIELDS]
         if taken:
-            raise InputError(f"the signature's field {taken[0]!r} is one that the prediction carries itself; rename it")
+            raise InputError(f"the signature's field {taken[0]!r} is one that the agent uses itself; rename it")
         remembers = memory is not None and memories > 0
         super().__init__(signature, [*([recall_tool(recall_description)] if remembers else []), *tools], max_iters)
         if len(self.tools) < len(tools) + remembers + 1:
@@ -90,12 +92,16 @@ class PersonaAgent(dspy.ReAct):
         self.user_id: str | None = None
         self.persona: Persona | None = None
         self._before: Interaction | Position | None = None
+        self._view: EpisodicMemory | None = None
+        self._origin: _Origin | None = None
         self._spliced = _SplicedSignatures()
 
     # -- handles ----------------------------------------------------------------------------------
 
     def for_user(self, user_id: str, *, persona: Persona | None = None, profile: str | None = None) -> Self:
-        """A handle that serves one user, sharing this agent's tools and memory and nothing that is the user's.
+        """A handle that serves one user, sharing this agent's tools and memory and nothing that is a user's.
+
+        Called on a handle it is the shared agent's: nothing that was learnt for one user goes to another.
 
         Args:
             user_id: whose memory is recalled from.
@@ -104,10 +110,14 @@ class PersonaAgent(dspy.ReAct):
         """
         if not isinstance(user_id, str) or not user_id.strip():
             raise InputError(f"user_id must be text and not empty, but got {user_id!r}")
+        if self._origin is not None:
+            # From the shared agent, not from another user's handle: its demonstrations and its past are that user's.
+            return self._origin.agent.for_user(user_id, persona=persona, profile=profile)
         if persona is None and profile is None and self.memory is not None:
             persona = self.memory.persona(user_id)
             profile = None if persona else self.memory.profile(user_id)
         handle = self._handle()
+        handle._origin = _Origin(self)
         handle.user_id = user_id
         handle.persona = copy.copy(persona) if persona else self.initial_persona(profile)
         return handle
@@ -124,6 +134,8 @@ class PersonaAgent(dspy.ReAct):
 
     def as_of(self, before: Interaction | Position | None) -> Self:
         """This handle with a memory that holds only what came before: `recall` sees nothing at or after it."""
+        if before is not None and not isinstance(before, Interaction | Position):
+            raise InputError(f"before must be an Interaction, a Position or None, but got {before!r}")
         handle = self._handle()
         handle._before = before
         return handle
@@ -148,7 +160,7 @@ class PersonaAgent(dspy.ReAct):
             query: the question as asked.
             response: the user's true response, not the agent's prediction.
             id: unique for this user; give your own so that a retry records nothing twice. Default: random.
-            timestamp: ISO 8601 or a `datetime`. Default: now.
+            timestamp: ISO 8601 or a `datetime`. Default: the time when it is first recorded.
             text: what retrieval compares. Default: the query.
 
         Returns:
@@ -156,10 +168,10 @@ class PersonaAgent(dspy.ReAct):
         """
         if self.memory is None:
             raise PersonaAgentError("this agent has no memory: make it with memory=MemoryStore(...)")
-        when = datetime.now(UTC) if timestamp is None else timestamp
-        stamp = when.isoformat() if isinstance(when, datetime) else when
+        stamp = "" if timestamp is None else normalise_timestamp(timestamp)
         new = Interaction(self._user(), id or uuid4().hex, query, response, stamp, text=text)
-        return self.memory.add([new])[0]
+        # The store fills the time in for what is new: a retry with the same id is not another interaction.
+        return self.memory.add([new], now=datetime.now(UTC) if timestamp is None else None)[0]
 
     # -- answering --------------------------------------------------------------------------------
 
@@ -204,8 +216,13 @@ class PersonaAgent(dspy.ReAct):
         """Take over a saved program's state: its persona and demonstrations.
 
         Raises:
-            InputError: if the file holds no persona, so was not saved from a handle of a user.
+            InputError: if the file was saved from a handle of a user and this is the shared agent, or the
+                other way round.
         """
+        if self.persona is None and "persona" in state:
+            raise InputError(
+                "the saved program is one user's: load it into agent.for_user(user_id), not into the shared agent"
+            )
         if "persona" in dict(self.named_parameters()) and "persona" not in state:
             raise InputError(
                 f"the saved program holds no persona (it has {', '.join(sorted(state)) or 'nothing'}); "
@@ -228,8 +245,10 @@ class PersonaAgent(dspy.ReAct):
 
     def _recall_session(self) -> RecallSession:
         user_id = self._user()
-        memory = self.memory.episodic(user_id) if self.memory is not None and self.memories > 0 else None
-        return RecallSession(memory, self.memories, self._before)
+        if self._view is None and self.memory is not None and self.memories > 0:
+            # Kept with the handle: the store holds it weakly, and would read the history anew for each question.
+            self._view = self.memory.episodic(user_id)
+        return RecallSession(self._view, self.memories, self._before)
 
     def _user(self) -> str:
         if self.user_id is None:
@@ -261,6 +280,16 @@ class _ProtocolPredict(dspy.Predict):
         super().load_state(state, **options)
         if saved_tools != self.tool_list:
             self.signature = own
+        return self
+
+
+class _Origin:
+    """The shared agent that a handle was made from, wrapped so that DSPy does not take it for a part of the handle."""
+
+    def __init__(self, agent: PersonaAgent) -> None:
+        self.agent: Any = agent
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Origin:
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 import time
@@ -11,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
+from dspy.adapters.chat_adapter import field_header_pattern
+from dspy.adapters.utils import parse_value
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
 from personaagent.programs.errors import PersonaAgentError
-from personaagent.programs.quoting import defuse, shorten
+from personaagent.programs.quoting import defuse, defuse_all, shorten
 from personaagent.programs.tools.recall import RecallSession
 
 if TYPE_CHECKING:
@@ -23,11 +26,15 @@ if TYPE_CHECKING:
 MAX_OBSERVATION_CHARS = 20_000
 """Longest observation in a prompt: K = 8 records of 2,000 characters fit."""
 
+MAX_THOUGHT_CHARS = 4_000
+"""Longest thought, and longest arguments of a call, in a prompt."""
+
 _UNREADABLE_STEP = (
     "Your last step could not be read: {reason} Write the three fields exactly as asked, "
     "with one of the tools: {tools}."
 )
 _UNREADABLE_ANSWER = "Your last answer could not be read. Write every output field exactly as asked."
+_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][\w.\-]+){2,}")
 _INVALID_FIELD = re.compile(r"Failed to parse field (\w+) ")
 MAX_SHORTENINGS = 3
 """How often the observations of one question are halved when a prompt does not fit."""
@@ -60,7 +67,7 @@ class Episode:
     started: float = field(default_factory=time.perf_counter)
 
     def run(self) -> _Steps:
-        inputs = {k: defuse(v) if isinstance(v, str) else v for k, v in self.given.items()}
+        inputs = {name: defuse_all(value) for name, value in self.given.items()}
         max_iters = int(inputs.pop("max_iters", self.agent.max_iters))
         trajectory: dict[str, Any] = {}
         step = 0
@@ -85,8 +92,7 @@ class Episode:
         except ContextWindowExceededError:
             self.faults.append(f"step {step + 1} did not fit the LM's context window")
             return True
-        name = chosen.next_tool_name
-        arguments = chosen.next_tool_args if isinstance(chosen.next_tool_args, dict) else {}
+        name, arguments = chosen.next_tool_name, _plain_arguments(chosen.next_tool_args)
         if name == "finish":
             _append(trajectory, step, chosen.next_thought, name, {}, "Completed.")
             return True
@@ -102,30 +108,47 @@ class Episode:
         return False
 
     def _answer(self, inputs: dict[str, Any], trajectory: dict[str, Any], step: int, max_iters: int) -> _Steps:
+        shown: dict[str, Any] | None = trajectory
+        known: dict[str, Any] = {}
         while True:
             try:
-                answer = yield from self._predict(self.agent.extract, inputs, trajectory)
+                answer = yield from self._predict(self.agent.extract, inputs, shown or {})
                 return dspy.Prediction(trajectory=trajectory, **answer.toDict())
             except AdapterParseError as error:
                 self.faults.append(f"the answer could not be read: {_reason(error)}")
-                if step >= max_iters:
-                    return self._from_raw(error, trajectory)
-                _append(trajectory, step, "", "none", {}, _UNREADABLE_ANSWER)
+                known |= self._readable(error)
+                if known.keys() >= self.agent.signature.output_fields.keys() or step >= max_iters:
+                    return self._from_known(known, error, trajectory)
+                if shown is not None:
+                    _append(trajectory, step, "", "none", {}, _UNREADABLE_ANSWER)
                 step += 1
             except ContextWindowExceededError:
-                if not trajectory:
+                if not shown:
                     raise
                 self.faults.append("the answer was given without the trajectory: it did not fit the context window")
-                trajectory = {}
+                shown = None
 
-    def _from_raw(self, error: AdapterParseError, trajectory: dict[str, Any]) -> dspy.Prediction:
-        """Answer from what is known: the LM's text as the response; other outputs are None."""
-        outputs = dict.fromkeys(self.agent.signature.output_fields)
-        outputs.update(error.parsed_result if isinstance(error.parsed_result, dict) else {})
+    def _readable(self, error: AdapterParseError) -> dict[str, Any]:
+        """The output fields of an unreadable answer that are readable by themselves, in their types."""
+        found: dict[str, Any] = {}
+        for name, field_info in self.agent.signature.output_fields.items():
+            for parsed in (error.parsed_result, _first_error(error).parsed_result):
+                if isinstance(parsed, dict) and parsed.get(name) is not None:
+                    try:
+                        found[name] = parse_value(parsed[name], field_info.annotation)
+                    except Exception:
+                        continue  # not of its type: as good as missing
+        return found
+
+    def _from_known(
+        self, known: dict[str, Any], error: AdapterParseError, trajectory: dict[str, Any]
+    ) -> dspy.Prediction:
+        """Answer from what is known; as a last resort, the LM's whole text as a text response. The rest is None."""
+        fields = self.agent.signature.output_fields
+        outputs = {"reasoning": None, **dict.fromkeys(fields), **known}
         response = self.agent.response_field
-        if not outputs.get(response) and self.agent.signature.output_fields[response].annotation is str:
-            outputs[response] = str(error.lm_response).strip()
-        outputs.setdefault("reasoning", None)
+        if outputs[response] is None and fields[response].annotation is str:
+            outputs[response] = field_header_pattern.sub("", str(error.lm_response)).strip()
         return dspy.Prediction(trajectory=trajectory, **outputs)
 
     def _predict(self, module: Any, inputs: dict[str, Any], trajectory: dict[str, Any]) -> _Steps:
@@ -147,7 +170,7 @@ class Episode:
         prediction.recalled = [interaction.id for interaction in self.session.recalled]
         prediction.tools_called = self.tools_called
         prediction.faults = self.faults
-        # Some LMs report no usage, and a fallback of the adapter is a call that only usage shows.
+        # Some LMs report no usage, nor does DSPy's cache; a fallback of the adapter only usage shows.
         prediction.lm_calls = max(len(calls), self.predictor_calls)
         prediction.prompt_tokens = sum(entry.get("prompt_tokens") or 0 for entry in calls)
         prediction.completion_tokens = sum(entry.get("completion_tokens") or 0 for entry in calls)
@@ -185,7 +208,7 @@ async def adrive(steps: _Steps) -> dspy.Prediction:
         try:
             if isinstance(call, _PredictCall):
                 outcome = await call.predictor.acall(**call.inputs)
-            elif asyncio.iscoroutinefunction(call.tool.func):
+            elif _is_async(call.tool.func):
                 outcome = await call.tool.acall(**call.arguments)
             else:
                 # A tool that waits on a file or a socket would stop every other question on the loop.
@@ -203,10 +226,25 @@ def _append(
     observation: Any,
 ) -> None:
     text = observation if isinstance(observation, str) else json.dumps(observation, ensure_ascii=False, default=str)
-    trajectory[f"thought_{step}"] = defuse(thought)
+    shown = defuse(json.dumps(arguments, ensure_ascii=False, default=str))
+    trajectory[f"thought_{step}"] = shorten(defuse(str(thought)), MAX_THOUGHT_CHARS)
     trajectory[f"tool_name_{step}"] = tool
-    trajectory[f"tool_args_{step}"] = json.loads(defuse(json.dumps(arguments, ensure_ascii=False, default=str)))
+    fits = len(shown) <= MAX_THOUGHT_CHARS
+    trajectory[f"tool_args_{step}"] = json.loads(shown) if fits else {"too long": shown[:500]}
     trajectory[f"observation_{step}"] = shorten(defuse(text), MAX_OBSERVATION_CHARS)
+
+
+def _plain_arguments(arguments: Any) -> dict[str, Any]:
+    """Arguments as JSON can say them; none if they are no object, or nested beyond all measure."""
+    try:
+        plain = json.loads(json.dumps(arguments, default=str))
+    except (RecursionError, ValueError):
+        return {}
+    return plain if isinstance(plain, dict) else {}
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _shorten_observations(trajectory: dict[str, Any]) -> bool:
@@ -221,19 +259,25 @@ def _reason(error: Exception) -> str:
     """One short line, without a traceback or a path: it may go to an LM."""
     if isinstance(error, AdapterParseError):
         return _unread_field(error)
-    lines = str(error).strip().splitlines()
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = _PATH.sub("(path)", text).strip().splitlines()
     return f"{type(error).__name__}: {shorten(lines[0], 200) if lines else 'no message'}"
 
 
 def _unread_field(error: AdapterParseError) -> str:
-    first = error
-    while isinstance(first.__context__, AdapterParseError):
-        first = first.__context__  # the JSON fallback's error hides the one that knows the field
+    first = _first_error(error)
     invalid = _INVALID_FIELD.match(str(first))
     if invalid:
         return f"the field {invalid.group(1)} had no valid value."
     missing = [name for name in first.signature.output_fields if name not in (first.parsed_result or {})]
     return f"the field {missing[0]} was missing." if missing else "a field was not valid."
+
+
+def _first_error(error: AdapterParseError) -> AdapterParseError:
+    """The error of the first attempt: the JSON fallback's own hides it, and it knows the field."""
+    while isinstance(error.__context__, AdapterParseError):
+        error = error.__context__
+    return error
 
 
 def max_predictions(max_iters: int) -> int:

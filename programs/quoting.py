@@ -10,6 +10,9 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from typing import Any
+
+from pydantic import BaseModel
 
 MAX_TEXT_CHARS = 2_000
 """Longest text of one record or page in a prompt. MiniLM reads about 1,200 characters of it."""
@@ -33,6 +36,30 @@ def defuse(text: str) -> str:
     text = "".join(c for c in text if c == "\n" or not _is_control(c))
     text = _FIELD_MARKER.sub(r"[[\1# #\2# #\3]]", text)
     return _PERSONA_TAG.sub(r"(\1)", text)
+
+
+def defuse_all(value: Any) -> Any:
+    """The value with every text in it defused: in lists, dictionaries, DSPy histories and pydantic models."""
+    if isinstance(value, str):
+        return defuse(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(defuse_all, value)) if not hasattr(value, "_fields") else value
+    if isinstance(value, dict):
+        return {key: defuse_all(part) for key, part in value.items()}
+    if isinstance(value, BaseModel):
+        parts = {name: getattr(value, name) for name in type(value).model_fields}
+        changed = {name: new for name, part in parts.items() if (new := defuse_all(part)) != part}
+        return value.model_copy(update=changed) if changed else value
+    return value
+
+
+def written(value: object) -> str:
+    """What an LM wrote, defused and stripped; "" for nothing.
+
+    Adapters make the word None of a JSON null, which would otherwise pass for a text.
+    """
+    text = defuse(str(value)).strip() if value is not None else ""
+    return "" if text.casefold() in ("none", "null") else text
 
 
 def _is_control(character: str) -> bool:

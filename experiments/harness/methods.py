@@ -19,6 +19,7 @@ from personaagent.optimizers.alignment import PersonaAlignment
 from personaagent.programs.agent import PersonaAgent
 from personaagent.programs.episode import max_predictions
 from personaagent.programs.lm.make import CALLS_PER_PREDICTION, OFFLINE
+from personaagent.programs.memory.episodic import EpisodicMemory
 from personaagent.programs.memory.semantic import SUMMARY_INSTRUCTION, SemanticMemory
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import Persona
@@ -140,6 +141,10 @@ class PersonaAgentMethod:
         worst, expected = self._answer_worst(cell), self.answer_calls(cell.memories)
         return Work(unit_key("answer", inputs), "answer", run, worst, expected)
 
+    def hold(self, user: User) -> None:
+        """Keep a user's view of memory, which handles come and go by, for the time of the study."""
+        self._views[user.user_id] = self.store.episodic(user.user_id)
+
     # -- parts ------------------------------------------------------------------------------------
 
     def agent(self, memories: int) -> PersonaAgent:
@@ -166,6 +171,10 @@ class PersonaAgentMethod:
 
     @cached_property
     def _agents(self) -> dict[int, PersonaAgent]:
+        return {}
+
+    @cached_property
+    def _views(self) -> dict[str, EpisodicMemory]:
         return {}
 
     @cached_property

@@ -256,6 +256,7 @@ class Study:
                 store.add(user.history)
                 if recalls:
                     store.snapshot(user.user_id)
+                    data.method.hold(user)
                 bar.advance()
 
     def _phase(self, name: str, works: Sequence[Work], progress: Progress) -> None:

@@ -290,3 +290,81 @@ def test_a_handle_bound_to_the_past_is_aligned_within_its_past(agent: PersonaAge
         student = agent.for_user("ann").as_of(history("ann")[2])
         aligned = PersonaAlignment(2).compile(student, trainset=trainset(count=2))
     assert [sorted(s.recalled) for s in aligned.alignment_steps[0].batch] == [[], ["ann-0"]]
+
+
+# -- regressions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("null", ["None", "null", " none "])
+def test_a_null_is_no_persona_and_no_gradient(agent: PersonaAgent, scripted: Any, null: str) -> None:
+    """Adapters make the word None of a JSON null."""
+    for role, field in (("update", "new_persona"), ("gradient", "feedback")):
+        lm, _ = scripted(lambda call, role=role, field=field: {field: null} if call.role == role else by_persona(call))
+        student = agent.for_user("ann")
+        with dspy.context(lm=lm):
+            aligned = PersonaAlignment(2).compile(student, trainset=trainset())
+        assert aligned.persona == student.persona
+
+
+@pytest.mark.parametrize("role", ["step", "gradient", "update"])
+def test_what_does_not_fit_the_context_window_is_left_out(agent: PersonaAgent, scripted: Any, role: str) -> None:
+    def script(call: Any) -> Any:
+        too_long = call.role == role and (role == "update" or "question 6" in call.user.split("trajectory")[0])
+        if too_long or (role == "step" and call.role == "answer" and "question 6" in call.user):
+            raise dspy.lm15.ContextLengthError("too long", provider="x")
+        return by_persona(call)
+
+    lm, _ = scripted(script)
+    with dspy.context(lm=lm):
+        aligned = PersonaAlignment(3).compile(agent.for_user("ann"), trainset=trainset())
+    [step] = aligned.alignment_steps
+    if role == "update":
+        assert step.kept_because == "the update did not fit the LM's context window"
+    else:
+        assert [bool(s.fault) for s in step.batch] == [False, True, False]
+        assert aligned.persona.learnt_from == ("ann-5", "ann-7")
+
+
+def test_numeric_ids_and_examples_without_ids_keep_their_place(encoder: Any, scripted: Any) -> None:
+    store = MemoryStore(encoder=encoder)
+    items = [Interaction("ann", str(i), f"question {i}", f"expected {i}", "2020-01-01", i) for i in range(30)]
+    store.add(items)
+    agent = PersonaAgent("query -> response", memory=store, memories=40)
+    zero = items[0].to_example()
+    zero["interaction_id"] = 0
+    nameless = [
+        dspy.Example(query=i.query, response=i.response, timestamp=i.timestamp, ordinal=i.ordinal) for i in items
+    ]
+    with dspy.context(lm=scripted(by_persona)[0]):
+        first = PersonaAlignment(1).compile(agent.for_user("ann"), trainset=[zero])
+        last = PersonaAlignment(2).compile(agent.for_user("ann"), trainset=nameless)
+    assert first.alignment_steps[0].batch[0].recalled == ()
+    assert [len(s.recalled) for s in last.alignment_steps[0].batch] == [28, 29]
+
+
+def test_no_iterations_ask_for_no_profile(agent: PersonaAgent, scripted: Any) -> None:
+    lm, engine = scripted(by_persona)
+    alignment = PersonaAlignment(3, 0, profile_before_batch=True, semantic_memory=SemanticMemory())
+    with dspy.context(lm=lm):
+        alignment.compile(agent.for_user("ann"), trainset=trainset())
+        assert not engine.calls
+        with pytest.raises(InputError, match="memory"):
+            alignment.compile(PersonaAgent("query -> response").for_user("ann"), trainset=trainset())
+
+
+def test_the_profiles_call_is_in_the_first_steps_record(agent: PersonaAgent, scripted: Any) -> None:
+    lm, engine = scripted(by_persona)
+    alignment = PersonaAlignment(3, profile_before_batch=True, semantic_memory=SemanticMemory())
+    with dspy.context(lm=lm):
+        aligned = alignment.compile(agent.for_user("ann"), trainset=trainset())
+    assert aligned.alignment_steps[0].lm_calls == len(engine.calls) == 14
+
+
+def test_after_a_failure_no_further_rollout_begins(agent: PersonaAgent, scripted: Any) -> None:
+    def script(call: Any) -> Any:
+        raise dspy.lm15.AuthError("bad key", provider="x")
+
+    lm, engine = scripted(script)
+    with dspy.context(lm=lm), pytest.raises(dspy.utils.exceptions.LMError):
+        PersonaAlignment(8, num_threads=2).compile(agent.for_user("ann"), trainset=trainset())
+    assert len(engine.calls) <= 4
