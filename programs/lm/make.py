@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dspy
 from dspy.utils.exceptions import LMError
 
@@ -69,7 +71,7 @@ def make_lm(
         endpoint = {"api_base": api_base, **key_for_server(model, api_base)}
     try:
         inner = dspy.LM(model, cache=False, num_retries=0, temperature=temperature, timeout=timeout_seconds, **endpoint)
-        check_provider(inner)
+        check_provider(inner, needs_key=api_base is None)
         return dspy.LM(
             model,
             engine=MeteredEngine(inner, meter),
@@ -84,15 +86,24 @@ def make_lm(
         raise InputError(f"the LM {model!r} cannot be used: {error}") from error
 
 
-def check_provider(lm: dspy.LM) -> None:
-    """See that the model string names a provider, without any network.
+def check_provider(lm: dspy.LM, needs_key: bool = True) -> None:
+    """See that the model string names a provider and its key is in the environment, without any network.
 
     Raises:
-        InputError: if neither DSPy's own client nor LiteLLM knows the provider.
+        InputError: if neither DSPy's own client nor LiteLLM knows the provider, or its key is missing.
     """
     from dspy.clients.backend_selection import select_backend
+    from dspy.lm15 import LMRouter, NotConfiguredError, RouterConfig
 
-    if select_backend(lm).native:
+    selected = select_backend(lm)
+    if selected.native:
+        route: Any = selected.resolution
+        try:
+            if needs_key:
+                LMRouter(RouterConfig()).lm(f"{route.provider}:{route.model}")
+        except NotConfiguredError as error:
+            names = " or ".join(getattr(error, "env_keys", ())) or "the provider's key"
+            raise InputError(f"no key for {lm.model!r}: set {names} in the environment") from None
         return
     import litellm
 

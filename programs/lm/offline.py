@@ -3,7 +3,8 @@
 It is **not a language model**. It needs no key, no network and no download, sees its prompt and nothing
 else, and has one rule: any line of the prompt outside the question, the instructions and the tool protocol
 (persona, profile, demonstration, retrieved record, observation) that names a candidate answer is evidence
-for it, weighted by the line's similarity to the question. What figures it gives say that information
+for it, weighted by the line's similarity to the question, and a name that the line clearly rejects counts
+against. What figures it gives say that information
 reaches the prompt; they say nothing about how well an LM would use it.
 
 What it is asked for it reads from the output fields that the prompt declares, never from the wording of
@@ -20,6 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -38,12 +40,6 @@ _BRACKETED_LIST = re.compile(r"\[([^\[\]]*,[^\[\]]*)\]")
 _QUOTED = re.compile(r"«([^»]*)»")
 _RECORD_ANSWER = re.compile(r'-> ("(?:[^"\\]|\\.)*")\s*$')
 _SHARE = re.compile(r"\b(\d{1,6}) of (\d{1,6})\b")
-_NEGATION = re.compile(
-    r"\b(not(?! only)|cannot|never|rarely|seldom|hardly|no|nor|neither|without|avoids?|avoiding|dislikes?|hates?"
-    r"|rejects?|except|unlike|than(?! any| all| most)|over|instead of)\b|n['’]t\b",
-    re.IGNORECASE,
-)
-_JOINING = re.compile(r"[\s,/'\"“”‘’]*(?:(?:and|or|&)[\s'\"“”‘’]*)?", re.IGNORECASE)
 
 _PRIOR_WEIGHT = 0.4
 """Of a candidate's own similarity to the question: what decides when nothing is known of the user."""
@@ -261,29 +257,164 @@ def _evidence(prompt: Prompt) -> Iterator[Evidence]:
             yield Evidence(line, inner.group(1) if inner else line)
 
 
-def mentions(line: str, candidates: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """(candidate, +1 or -1) for each candidate that the line names outside «», longest names first.
+# -- names, and whether the line is for or against them -------------------------------------------
 
-    Case, hyphens and spaces do not matter. A name after a word such as `not`, `avoids` or `over` counts
-    in the same clause counts against the candidate, and so do names that are joined to it by `and`, `or` or a
-    comma.
+_pattern = partial(re.compile, flags=re.IGNORECASE)
+_NOT = (
+    r"(?:not|never|cannot|neither|nor|no longer|hardly|rarely|seldom|barely|unlikely|by no means|under no circumstances"
+    r"|\w+n['’]t|(?:is|was|are|do|does|did|would|ca|wo)nt)"
+)
+_CHOOSE = (  # what one does with a name, or with what has it
+    r"(?:(?:like|lov|enjoy|want|tag|choos|chose|answer|say|call|giv|label|select|fil(?:e|ing)|watch|appl(?:y|ie)"
+    r"|assign|reach|nam(?:e|ing)|classif|mark|vot|recommend|suggest|touch|tolerat|stand|bear|abid|accept|appreciat"
+    r"|consider|writ|repl(?:y|ie)|rat(?:e|ing)|prefer|favou?r|predict|guess|settl)\w{0,3}"
+    r"|pick(?:s|ed|ing)?|car(?:es?|ed|ing)|us(?:es?|ed|ing)|do(?:es|ing|ne)?|go(?:es|ing|ne)?|read|see|seen|said|buy|gave)"
+)
+_LIKING = (  # what one may not be, or not have
+    r"(?:(?:fan|friend|lover|admirer) of|fond of|(?:keen|big|sold) on|into|interested in|(?:one|the type|mood) for"
+    r"|for (?:him|her|them|me)|(?:crazy|mad|excited) about"
+    r"|(?:time|interest|patience|love|taste|use|appetite|liking|room|desire|tolerance)(?: \w+)? (?:for|in))"
+)
+_DISLIKE = (
+    r"(?:(?:avoid|detest|abhor|reject|dread|refus|exclud|forbid|dislik|loath|despis)(?:e?s|e|e?d|ing)?|hat(?:es?|ed|ing)"
+    r"|shun(?:s|ned)?|skip(?:s|ped|ping)?(?! straight| right| ahead| to)|bans|banned|spares? (?:him|her|them|me)|least"
+    r"|(?:aversion|averse|allergic) to|distaste for|(?:tire[sd]?|sick|weary|bored|fed up|had enough) (?:of|with|by)"
+    r"|(?:turned|put) off by|(?:stay|keep|steer|shy)s? (?:well |far )?(?:away|clear) (?:from|of))"
+)
+_ARTICLE = r"(?:\W+(?:a|an|the|any|all|to|of|for|in|on|as|with|more|most|much|such|other|ever|be|been|really|even))"
+# What a rejection does not reach beyond: exceptions, comparisons, and the beginnings of another thought.
+_FILLER = (
+    r"(?:\W+(?!(?:but|except|besides|than|else|other|otherwise|different|beyond|past|outside|apart|without|unless|until"
+    r"|if|when|whenever|enough|wrong|far|up|down|off|away|by|in favou?r|miss\w*|he|she|they|we|i|always|just|instead"
+    rf"|says|picks|chooses|loves|likes|prefers|wants|adores|enjoys|(?:as|so) \w+ as|no|{_NOT})\b)\w+)"
+)
+_NOT_CHOOSE = (
+    rf"(?:{_NOT}(?: once)?(?: (?:has|have|had|would|will|does|did) (?:the )?\w+)?"  # "not once has she"
+    r"(?: (?:\w+ly|ever|even|much|quite|to|be|been|have|an?|one|the|in|that|so|too|very|someone|who))*"
+    rf" (?:{_CHOOSE}|{_LIKING})|(?:no|little|zero|{_NOT}(?: have)? (?:any|much))(?: \w+)? {_LIKING})"
+)
+_QUOTES = r"[\s,/'\"“”‘’*]*"
+_JOINING = _pattern(
+    rf"(?: \w+(?= (?:and|or|nor)\b))?{_QUOTES}"
+    rf"(?:(?:and|or|nor|plus|as well as|&)(?!\w)(?: (?:a|an|the|any|also|even))?{_QUOTES})?"
+)
+_OWN_CLAUSE = _pattern(
+    r"['\"”’*]* (?:is|are|was|were|he|she|they|i|we|you|it (?:is|was)|fits|suits|works|instead|over|rather|than)\b"
+)
+_IDIOMS = _pattern(  # with a word of negation, and yet no negation
+    r"\b(?:(?:more often )?than not|whether or not|(?:if|why|never|not) not|not to mention|no (?:less|fewer) than"
+    r"|no (?:doubt|question|wonder|surprise|contest|matter|exceptions?)|in no time|no\.? ?\d+"
+    r"|not (?:only|just|merely|simply|solely|always|least|surprisingly)|nothing but|at (?:the )?(?:very )?least)\b"
+)
+_HEADING = _pattern(  # "Dislikes: ", "Disliked things: ", '"avoids": ', "Not for him: "
+    rf"(\b{_DISLIKE}(?:(?<=ed) \w+|(?<=least) \w+)?|\b{_NOT_CHOOSE}|^\W*(?:never|not))\W{{0,2}}:"
+)
+_CLAUSE_END = _pattern(
+    r"[.;:!?,]\s|\s[-–—]+\s|[—()|]|\b(?:because|although|though|whereas|while|yet|so(?! \w+ as\b))\b"
+    rf"|(?<!anything )(?<!everything )(?<!all )\bbut\b|\band\b(?!{_ARTICLE}?\W*$)"
+    rf"|\bor\b(?= (?:{_NOT}|{_DISLIKE})\b)|\b(?=nor\b)"
+)
+_NEGATIVE = _pattern(rf"\b(?:{_NOT}|no|nothing|nobody|none|few|little|without|{_DISLIKE})\b")
+# The next five reach to the end of the text, where the name begins.
+_REJECTS = _pattern(
+    rf"(?:\b(?:{_NOT}|no|non){_ARTICLE}{{0,3}}|\b(?:{_NOT_CHOOSE}|{_DISLIKE})\b{_FILLER}{{0,6}}"
+    r"|\brather (?:\w+ ){1,4}than(?: \w+){0,2})\W*$"
+)
+_SETS_ASIDE = _pattern(
+    r"\b(?:instead of|rather than|as opposed to|unlike|except(?: for)?|excluding|against)"
+    rf"(?: {_CHOOSE})?{_ARTICLE}{{0,2}}\W*$"
+)
+_HATES_MOST = _pattern(rf"\b{_DISLIKE}\b.{{0,80}}\b(?:more than|(?:as|so) much as){_ARTICLE}?\W*$")
+_ALL_BUT = _pattern(
+    rf"\b(?:any\w*|every\w*|some\w*|all)\b.{{0,80}}\b(?:but|except(?: for)?|besides|over|than){_ARTICLE}?\W*$"
+)
+_CONTRAST = _pattern(rf"\b(?:over|than|above|ahead of|beats){_ARTICLE}{{0,2}}\W*$")
+_IS_REJECTED = _pattern(  # what may follow the name, after a noun: "... things are not for him"
+    r"['\"”’*]*(?: (?!not|never)\w+)??(?:"
+    r"(?: (?:is|are|was|were|should|must|can))?(?: not| never| rarely| seldom|n['’]t| \w+n['’]t)(?: be| been| really)*"
+    r" (?:for (?:him|her|them|me|us|the)|(?:to )?(?:his|her|their|my) (?:thing|cup|taste|style|kind)"
+    r"|used|chosen|picked|liked|loved|selected|given|said|enjoyed|wanted|preferred|welcome|an (?:option|answer))\b"
+    r"| (?:is|are|was|were|(?:should|must) be)(?: \w+ly| what \w+| something \w+)?"
+    rf" (?:{_DISLIKE}(?! by)|forbidden|taboo|out|off[- ]limits|a no-go)\b"
+    r"| (?:bores?|annoys?|irritates?|leaves? \w+ cold|do(?:es)? (?:nothing|little) for|(?:puts?|turns?) \w+ off)\b"
+    r"|(?: (?:is|are|too|so|very|\w+ly))* (?:boring|dull|tedious|silly|annoying|awful|terrible|stupid|pointless)\b"
+    rf"|(?:,? which| that)? (?:he|she|they|i|we) (?:{_NOT_CHOOSE}|{_DISLIKE})(?=\W*$|[.,;:!?)]| (?:and|but)\b)"
+    r"|\W{0,3}(?:never|no|no way|no thanks|not at all)(?=[.,;!]|$)| (?:the )?least\b)"
+)
+_PLURAL = _pattern(r"\b(?:are|were|aren['’]t|weren['’]t|do|bore|leave|annoy|irritate|put|turn|both)\b")
+
+
+def mentions(line: str, candidates: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """(candidate, +1 or -1) for each candidate that the line names outside «».
+
+    Case, hyphens, spaces and a plural do not matter; where names overlap, the longest counts. Naming is for
+    the candidate, unless the line quite clearly rejects it: as what is disliked, avoided or not chosen, in
+    the same clause; as the second of two names with `over`, `than`, `instead of` or `not` between them; or
+    by what follows ("... is not for him"). A negation of a rejection ("never avoids", "nothing other than")
+    is for it again. Names that are joined by `and`, `or` or a comma share their sign.
     """
     bare = _QUOTED.sub(lambda m: " " * len(m.group(0)), line)
+    names = _names(bare, candidates)
+    signs: list[int] = []
+    group = previous_end = 0  # where the joined names begin; where the last name ended
+    aside = False  # whether the group is set aside at the beginning of its clause: "Unlike a and b, c"
+    for i, (start, end, _) in enumerate(names):
+        between, after = bare[previous_end:start], bare[end:]
+        joined = i > 0 and _JOINING.fullmatch(between) is not None
+        group = group if joined else i
+        own_clause = _OWN_CLAUSE.match(after) and not re.search(r"\bn?or\b", between)
+        if joined and not own_clause and not (aside and "," in between):
+            sign, negative = signs[-1], False
+        else:
+            sign, negative, aside = _sign(between, bare[:previous_end], signs[-1] if i else 0)
+        if rejected := _IS_REJECTED.match(after):
+            sign = 1 if negative else -1
+            if _PLURAL.search(rejected.group(0)):
+                signs[group:] = [sign] * (i - group)
+        signs.append(sign)
+        previous_end = end
+    for (_, _, candidate), sign in zip(names, signs, strict=True):
+        yield candidate, sign
+
+
+def _sign(before: str, earlier: str, previous: int) -> tuple[int, bool, bool]:
+    """Of a name, by the text since the name before it, whose sign is `previous` (0: there is none).
+
+    Returns the sign, whether the clause holds a negation, and whether it sets the name aside from its start.
+    """
+    text = _HEADING.sub(r"\1 ", re.sub(r"\bnever, ever,?", "never", _IDIOMS.sub(" ", before)))
+    clause = _CLAUSE_END.split(text)[-1]
+    negative = _NEGATIVE.search(clause) is not None
+    if previous < 0 and re.search(r"\bbut not\W*$", before, re.IGNORECASE):  # "dislikes a but not b"
+        return 1, negative, False
+    if previous and not negative and not re.search(r"[.;:!?]\s", text):
+        to = before.strip() == "to" and re.search(r"\bprefer\w* [^.;:!?]*$", earlier, re.IGNORECASE)
+        if to or _CONTRAST.search(text):
+            return -1, negative, False
+    if _HATES_MOST.search(clause) or (_ALL_BUT.search(clause) and not negative):
+        return -1, negative, False
+    for pattern in (_SETS_ASIDE, _REJECTS):
+        if found := pattern.search(clause):
+            head = clause[: found.start()]
+            return (1 if _NEGATIVE.search(head) else -1), negative, pattern is _SETS_ASIDE and not head.strip()
+    return 1, negative, False
+
+
+def _names(text: str, candidates: Sequence[str]) -> list[tuple[int, int, str]]:
+    """(start, end, candidate) in order, no two overlapping, longer candidates first."""
     taken: list[tuple[int, int, str]] = []
     for candidate in sorted(candidates, key=lambda c: (-len(c), c)):
         words = [re.escape(word) for word in re.split(r"[\W_]+", candidate) if word]
         if not words:
             continue
-        for match in re.finditer(r"(?<!\w)" + r"[\W_]{1,3}".join(words) + r"(?!\w)", bare, re.IGNORECASE):
+        if re.fullmatch(r"[^\W\d_]{3,}", words[-1]):
+            words[-1] = re.sub(r"(?<![aeiou])y$", "(?:y|ies)", words[-1], flags=re.IGNORECASE) + "(?:e?s)?"
+        # Between the words of a label: up to three signs, or nothing at all between letters.
+        joint = r"(?:[\W_]{1,3}|(?<=[^\W\d_])(?=[^\W\d_]))"
+        for match in re.finditer(rf"(?<!\w){joint.join(words)}(?!\w)", text, re.IGNORECASE):
             if all(match.end() <= start or end <= match.start() for start, end, _ in taken):
                 taken.append((match.start(), match.end(), candidate))
-    sign, previous_end = 1, 0
-    for start, end, candidate in sorted(taken):
-        between = re.split(r"[.;!?,]\s", bare[previous_end:start])[-1]
-        if not (previous_end and _JOINING.fullmatch(bare[previous_end:start])):
-            sign = -1 if _NEGATION.search(between) else 1
-        previous_end = end
-        yield candidate, sign
+    return sorted(taken)
 
 
 def _recorded_answer(line: str) -> str | None:
