@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from dspy.utils.exceptions import (
     LMNotConfiguredError,
     LMUnsupportedModelError,
 )
+from filelock import FileLock, Timeout
 
 from personaagent.datasets.lamp.oppu import load_users, users_from_entries
 from personaagent.datasets.lamp.tasks import TASKS, LabelTask, task_named
@@ -31,6 +31,7 @@ from personaagent.experiments.harness.cells import Cell
 from personaagent.experiments.harness.journal import Journal, Unit
 from personaagent.experiments.harness.methods import Models, PersonaAgentMethod, Work, swapped
 from personaagent.experiments.harness.progress import Progress
+from personaagent.experiments.harness.secrets import masked
 from personaagent.experiments.harness.settings import SAMPLE_USERS, StudyOptions, differing
 from personaagent.programs.errors import BudgetError, InputError, PersonaAgentError, StoreError
 from personaagent.programs.lm.make import OFFLINE, make_lm
@@ -94,6 +95,9 @@ class Study:
         if options.lm == OFFLINE and options.align_model == OFFLINE and len(options.seeds) > 1:
             self.seeds = options.seeds[:1]
             self.notes.append(f"the offline reader does not sample: only seed {self.seeds[0]} is run")
+        missing = [] if options.grid or options.search is not None else options.axes.left_out()
+        if missing:
+            self.notes.append(f"{', '.join(missing)} is in no cell: the centre has n=0; --grid takes the product")
         self._models = self._make_models()
         self._loaded = {name: self._load(name) for name in options.tasks}
         self._chosen = {name: self._choose(name) for name in options.tasks}
@@ -163,6 +167,15 @@ class Study:
         new = [c.to_dict() for c in cells if json.dumps(c.to_dict(), sort_keys=True) not in known]
         self.record["cells"] += new
         self._write_record()
+        try:
+            self._run(cells, progress)
+        except InputError:
+            # A setting that cannot work, such as a key that is refused: cells of which nothing is done were a mistake.
+            self.record["cells"] = [c for c in self.record["cells"] if c not in new or self._begun(Cell(**c))]
+            self._write_record()
+            raise
+
+    def _run(self, cells: Sequence[Cell], progress: Progress) -> None:
         before = Usage(**self.meter.spent.to_dict())
         started = time.monotonic()
         try:
@@ -173,13 +186,16 @@ class Study:
         finally:
             self._book(before, time.monotonic() - started)
 
+    def _begun(self, cell: Cell) -> bool:
+        return any(self.chain(user, cell).units for user in self.tasks[cell.task].served_by.values())
+
     @property
     def calls_needed(self) -> int | None:
         """What --max-calls must be at least, if it was too low for any unit to be done in this run."""
         return min(self._refused) if self._refused and not self.meter.spent.lm_calls else None
 
     def stop(self) -> None:
-        """Start no further unit; those under way end as they would."""
+        """Start no further unit; those under way in worker threads end as they would."""
         self._stop.set()
 
     def chain(self, user: User, cell: Cell, iterations: int | None = None) -> Chain:
@@ -270,10 +286,14 @@ class Study:
                     bar.advance(self._do(work))
                 return
             with ThreadPoolExecutor(self.options.workers, thread_name_prefix="study") as pool:
-                self._side_by_side(pool, todo, bar.advance)
+                self._side_by_side(pool, todo, bar.advance, progress)
 
     def _side_by_side(
-        self, pool: ThreadPoolExecutor, todo: Sequence[Work], advance: Callable[[Unit | None], None]
+        self,
+        pool: ThreadPoolExecutor,
+        todo: Sequence[Work],
+        advance: Callable[[Unit | None], None],
+        progress: Progress,
     ) -> None:
         pending: set[Future[Unit | None]] = {pool.submit(self._do, work) for work in todo}
         try:
@@ -281,9 +301,11 @@ class Study:
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     advance(future.result())
-        except BaseException:
+        except BaseException as stopped:
             self._stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(stopped, KeyboardInterrupt):
+                progress.say("interrupted: waiting for the units under way, so that they are not paid for twice")
             raise
 
     def _is_open(self, key: str) -> bool:
@@ -362,6 +384,12 @@ class Study:
         _, source, digest = self._loaded[name]
         users = self._chosen[name]
         queries = {user.user_id: user.queries[: options.queries_per_user] for user in users}
+        unknown = {i.response for user in users for i in user.history} - set(TASKS[name].labels)
+        if unknown:
+            first = sorted(unknown)[0]
+            self.notes.append(
+                f"{name}: histories of {source} hold answers that are no label of the task, such as {first!r}"
+            )
         method = PersonaAgentMethod(
             task=TASKS[name],
             store=store,
@@ -431,7 +459,7 @@ class Study:
     def _book(self, before: Usage, seconds: float) -> None:
         """What this run really spent, failed attempts included."""
         spent = {name: value - getattr(before, name) for name, value in self.meter.spent.to_dict().items()}
-        run = {"command": list(self.options.command), **spent, "seconds": round(seconds, 3)}
+        run = {"command": [masked(part) for part in self.options.command], **spent, "seconds": round(seconds, 3)}
         self.record["runs"].append(run)
         self._write_record()
 
@@ -444,12 +472,15 @@ def _shared_encoder() -> Any:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{out} is in use by another run; wait for it, or give this one another --out") from None
+    lock = FileLock(out / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{out} is in use by another run; wait for it, or give this one another --out") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _digest(content: Any) -> str:

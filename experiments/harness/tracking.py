@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from personaagent.experiments.harness.diff import persona_diff_page
 from personaagent.experiments.harness.results import KEY_COLUMNS, Row, Sample, samples
+from personaagent.experiments.harness.secrets import masked
 from personaagent.experiments.harness.settings import DEFAULT_TRACKING, lm_title
 from personaagent.experiments.harness.study import Study
+from personaagent.experiments.harness.tracking_file import check_file, opened_alone, sqlite_file
 from personaagent.programs.errors import InputError
 from personaagent.programs.persona import Persona
 
@@ -38,29 +41,34 @@ class Tracker:
 
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri
-        path = _sqlite_path(uri)
-        if path is not None:
-            _check_sqlite(uri, path)
-        elif uri.startswith(("http://", "https://")):
-            _check_server(uri)
-        import mlflow
-        from mlflow import MlflowClient
-
+        self._running: set[str] = set()
+        self._logged = True
         try:
-            mlflow.set_tracking_uri(uri)
-            self._client = MlflowClient(uri)
-            found = self._client.get_experiment_by_name(experiment)
-            if found is None:
-                place = str((path.parent / "mlartifacts").resolve()) if path is not None else None
-                self._experiment = self._client.create_experiment(experiment, place)
-            else:
-                self._experiment = found.experiment_id
+            path = sqlite_file(uri)
+            if path is not None:
+                if uri == DEFAULT_TRACKING:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                check_file(path)
+            elif _is_server(uri):
+                _check_server(uri)
+            import mlflow
+            from mlflow import MlflowClient
+
+            with nullcontext() if path is None else opened_alone(path):
+                mlflow.set_tracking_uri(uri)
+                self._client = MlflowClient(uri)
+                found = self._client.get_experiment_by_name(experiment)
+                if found is None:
+                    place = str((path.parent / "mlartifacts").resolve()) if path is not None else None
+                    self._experiment = self._client.create_experiment(experiment, place)
+                else:
+                    self._experiment = found.experiment_id
         except Exception as error:
-            raise InputError(_cannot_open(uri, _first_line(error))) from error
+            raise InputError(_cannot_open(uri, error)) from error
         if found is not None and found.lifecycle_stage == "deleted":
             raise InputError(
-                f"--tracking {uri}: its experiment {experiment!r} was deleted in MLflow. Restore it there (mlflow "
-                f"experiments restore -x {found.experiment_id}), or give another --tracking."
+                f"--tracking {masked(uri)}: its experiment {experiment!r} was deleted in MLflow. Restore it there "
+                f"(mlflow experiments restore -x {found.experiment_id}), or give another --tracking."
             )
 
     @property
@@ -68,9 +76,8 @@ class Tracker:
         """What a person does to see the runs."""
         if self.uri == DEFAULT_TRACKING:
             return "make ui, then http://127.0.0.1:5000: select the runs of the study, Compare"
-        if self.uri.startswith(("http://", "https://")):
-            return self.uri
-        return f"mlflow ui --backend-store-uri {self.uri}"
+        shown = masked(self.uri)
+        return shown if _is_server(self.uri) else f"mlflow ui --backend-store-uri {shown}"
 
     def start(self, study: Study) -> None:
         """Open, or open again, the parent run."""
@@ -78,14 +85,16 @@ class Tracker:
         try:
             found = self._client.search_runs([self._experiment], filter_string=own, max_results=5_000)
         except Exception as error:
-            raise InputError(_cannot_open(self.uri, _first_line(error))) from error
+            raise InputError(_cannot_open(self.uri, error)) from error
         self._runs = {run.data.tags.get(_CELL_TAG, ""): str(run.info.run_id) for run in found}
         self._traced = {str(run.info.run_id): int(run.data.tags.get(_TRACED_TAG, 0)) for run in found}
         # Params cannot change: the parent stays with the cell that it was first given.
         self._shown: dict[str, str] = next((run.data.params for run in found if not run.data.tags.get(_CELL_TAG)), {})
         self._study_id: str = study.record["id"]
-        self._parent = self._opened("", study.out.name, {})
-        self._reachable = True
+        try:
+            self._parent = self._opened("", study.out.name, {})
+        except Exception as error:
+            raise InputError(_cannot_open(self.uri, error)) from error
 
     def log(self, study: Study, rows: Sequence[Row]) -> None:
         """Params, metrics, files, persona diffs and sample traces of every cell, and of the study."""
@@ -104,21 +113,37 @@ class Tracker:
                 self._client.log_artifact(self._parent, str(study.out / name))
 
     def log_or_note(self, study: Study, rows: Sequence[Row]) -> bool:
-        """`log`, where a server that fails is a note: the study's files are written, and can be logged again."""
+        """`log`, where a failure is a note: the study's files are written, and can be logged again."""
         try:
             self.log(study, rows)
+            self._logged = True
         except Exception as error:
-            self._reachable = False
+            self._logged = False
             study.notes.append(
-                f"MLflow ({self.uri}) could not be written: {_first_line(error)}. The results are complete; the "
-                f"same command logs them again"
+                f"MLflow ({masked(self.uri)}) could not be written: {_reason(self.uri, error)}. The results "
+                f"are complete; the same command logs them again"
             )
-        return self._reachable
+        return self._logged
 
     def end(self, status: str) -> None:
-        """Close the parent run: FINISHED, FAILED or KILLED. Does nothing after a failure to log."""
-        if self._reachable:
-            self._client.set_terminated(self._parent, status)
+        """Close the parent run as FINISHED, FAILED or KILLED, and as FAILED the cells that a failure left open.
+
+        Raises nothing: it may run while another error is on its way up.
+        """
+        try:
+            # MLflow's own client would try a server that is gone for minutes.
+            if not self._logged and _is_server(self.uri):
+                _check_server(self.uri)
+        except Exception:
+            return
+        for run_id in sorted(self._running):
+            try:
+                self._close(run_id, status if run_id == self._parent else "FAILED")
+            except Exception as error:
+                # After a failure to log, the study's notes have said it.
+                if self._logged:
+                    where = f"MLflow ({masked(self.uri)})"
+                    print(f"note: {where}: run {run_id} was not closed: {_reason(self.uri, error)}", file=sys.stderr)
 
     # -- cells ------------------------------------------------------------------------------------
 
@@ -135,10 +160,12 @@ class Tracker:
             self._client.log_artifact(run_id, str(page))
         if not r.waiting:
             answered = [s for s in found if s.answered][: study.options.trace_samples]
-            for number, sample in enumerate(answered[self._traced.get(run_id, 0) :], self._traced.get(run_id, 0) + 1):
+            done = self._traced.get(run_id, 0)
+            for number, sample in enumerate(answered[done:], done + 1):
                 self._trace(run_id, r, sample)
                 self._client.set_tag(run_id, _TRACED_TAG, str(number))
-        self._client.set_terminated(run_id, "KILLED" if r.waiting else "FINISHED")
+                self._traced[run_id] = number
+        self._close(run_id, "KILLED" if r.waiting else "FINISHED")
 
     def _log_row(
         self, run_id: str, params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[str, str]
@@ -196,11 +223,18 @@ class Tracker:
     def _opened(self, key: str, name: str, tags: Mapping[str, str]) -> str:
         """The run of a cell (the study's own under ""), re-opened or made; its status is RUNNING."""
         if key in self._runs:
+            # Before the call: it may be done although its answer is lost.
+            self._running.add(self._runs[key])
             self._client.update_run(self._runs[key], status="RUNNING")
         else:
             own = {**tags, _STUDY_TAG: self._study_id, _CELL_TAG: key}
             self._runs[key] = str(self._client.create_run(self._experiment, tags=own, run_name=name).info.run_id)
+            self._running.add(self._runs[key])
         return self._runs[key]
+
+    def _close(self, run_id: str, status: str) -> None:
+        self._client.set_terminated(run_id, status)
+        self._running.discard(run_id)
 
 
 def _params(r: Row) -> dict[str, str]:
@@ -249,45 +283,24 @@ def _note(study: Study, rows: Sequence[Row], shown: Row) -> str:
     )
 
 
-def _sqlite_path(uri: str) -> Path | None:
-    prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) and uri != prefix else None
-
-
-def _check_sqlite(uri: str, path: Path) -> None:
-    import sqlite3
-
-    if uri == DEFAULT_TRACKING:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.parent.is_dir():
-        raise InputError(_cannot_open(uri, f"there is no folder {path.parent}"))
-    try:
-        with sqlite3.connect(path, timeout=5) as connection:
-            connection.execute("PRAGMA user_version")
-            connection.execute("SELECT name FROM sqlite_master").fetchall()
-        if not os.access(path, os.W_OK):
-            raise InputError(_cannot_open(uri, "the file is read-only"))
-    except sqlite3.Error as error:
-        raise InputError(_cannot_open(uri, str(error))) from None
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def _check_server(uri: str) -> None:
     import requests
 
     # MLflow's own client would retry for minutes.
-    try:
-        requests.get(uri.rstrip("/") + "/health", timeout=_CONNECT_SECONDS).raise_for_status()
-    except requests.RequestException as error:
-        raise InputError(_cannot_open(uri, _first_line(error))) from None
+    requests.get(uri.rstrip("/") + "/health", timeout=_CONNECT_SECONDS).raise_for_status()
 
 
-def _cannot_open(uri: str, why: str) -> str:
+def _cannot_open(uri: str, error: Exception) -> str:
     return (
-        f"--tracking {uri} cannot be opened: {why}. Give sqlite:///FILE.db in a folder that exists, or the "
-        f"http(s) address of a running MLflow server; the default is {DEFAULT_TRACKING}."
+        f"--tracking {masked(uri)} cannot be opened: {_reason(uri, error)}. Give sqlite:///FILE.db in a folder "
+        f"that exists, or the http(s) address of a running MLflow server; the default is {DEFAULT_TRACKING}."
     )
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+def _reason(uri: str, error: Exception) -> str:
+    lines = masked(str(error), uri).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

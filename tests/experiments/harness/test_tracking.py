@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from mlflow import MlflowClient
 
 from personaagent.experiments.harness import command
 from personaagent.experiments.harness.results import KEY_COLUMNS
+from personaagent.experiments.harness.secrets import masked
 from personaagent.experiments.harness.settings import StudyOptions
 from personaagent.experiments.harness.tracking import Tracker
 from personaagent.programs.errors import InputError
@@ -179,6 +182,55 @@ def test_an_experiment_that_was_deleted_is_one_error(run: Any, database: Path) -
         run()
 
 
+def test_after_a_failed_log_no_run_is_left_running_and_the_next_time_it_succeeds(
+    run: Any, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_artifact", full)
+        stopped = run()
+    assert {r.info.status for r in stopped} == {"FAILED"}
+    done = run()
+    assert {r.info.run_id for r in stopped} <= {r.info.run_id for r in done}
+    assert {r.info.status for r in done} == {"FINISHED"}
+
+
+OPEN = """
+import os, sys
+from personaagent.experiments.harness import command
+from personaagent.experiments.harness.tracking import Tracker
+import sqlalchemy
+statements = 0
+def die(*_, **__):
+    global statements
+    statements += 1
+    if statements == int(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+sqlalchemy.event.listen(sqlalchemy.engine.Engine, "after_cursor_execute", die)
+Tracker(sys.argv[1], "scale")
+"""
+
+
+def opening(uri: str, dies_after: int = 0) -> subprocess.Popen[str]:
+    """A process that opens a tracking file, and is killed after so many SQL statements."""
+    argv = [sys.executable, "-c", OPEN, uri, str(dies_after)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_new_file_survives_a_kill_while_its_schema_is_made_and_two_first_runs_at_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    killed = opening(uri, dies_after=300)
+    killed.communicate()
+    assert killed.returncode == -9 and not (tmp_path / "mlflow.db").exists()
+    for process in [opening(uri), opening(uri)]:
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    assert MlflowClient(uri).get_experiment_by_name("scale") is not None
+    assert [file.name for file in tmp_path.glob("mlflow.db.*") if file.suffix != ".lock"] == []
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -208,6 +260,10 @@ URIS: dict[str, Callable[[Path], str]] = {
     "unknown scheme": lambda path: "gopher://tracking",
     "file store": lambda path: f"file:{path}/mlruns",
     "bare path": lambda path: f"{path}/mlruns",
+    "in memory": lambda path: "sqlite://",
+    "in memory, by name": lambda path: "sqlite:///:memory:",
+    "in memory, by mode": lambda path: "sqlite:///file:x?mode=memory&uri=true",
+    "two slashes": lambda path: "sqlite://mlflow.db",
     "no driver": lambda path: "postgresql://nobody@127.0.0.1:1/none",
 }
 
@@ -222,7 +278,7 @@ def test_a_uri_that_cannot_be_opened_is_one_error(kind: str, tmp_path: Path) -> 
             Tracker(uri, "scale")
     finally:
         mlflow.set_tracking_uri(before)
-    assert str(caught.value).startswith(f"--tracking {uri} cannot be opened: ")
+    assert str(caught.value).startswith(f"--tracking {masked(uri)} cannot be opened: ")
     assert "Give sqlite:///FILE.db in a folder that exists" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == files
+    assert sorted(path for path in tmp_path.rglob("*") if path.suffix != ".lock") == files
