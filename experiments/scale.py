@@ -64,10 +64,10 @@ def scale(
         tasks=tuple(dict.fromkeys(task_named(part.strip()).name for part in tasks.split(","))),
         axes=Axes(
             parse_axis("--batch-sizes", batch_sizes),
-            parse_axis("--iterations", iterations),
+            parse_axis("--iterations", iterations, most=100),
             parse_axis("--memories", memories),
         ),
-        seeds=parse_axis("--seeds", seeds),
+        seeds=parse_axis("--seeds", seeds, most=2**31 - 1),
         data=data,
         users=users,
         queries_per_user=queries_per_user or None,

@@ -133,6 +133,9 @@ def _read_json(path: Path, digest: Any) -> Any:
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except (ValueError, RecursionError) as error:
+        # A number of thousands of digits, or brackets nested by the thousand.
+        raise InputError(f"{path}: not the JSON of a data file: {str(error) or type(error).__name__}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -62,7 +62,8 @@ class LabelTask:
         for name in dict.fromkeys(("id", self.text_field, *self.corpus_fields, self.label_field)):
             if name not in item:
                 raise InputError(f"field {name!r} is missing")
-            if not isinstance(item[name], str | int) or not str(item[name]).strip():
+            wrong = not isinstance(item[name], str | int) or isinstance(item[name], bool)
+            if wrong or not str(item[name]).strip():
                 raise InputError(f"field {name!r} must be text and not empty, but is {item[name]!r}")
         text, label = str(item[self.text_field]), str(item[self.label_field])
         query = self.question.format(text=text)

@@ -67,6 +67,11 @@ class Axes:
         ]
         return _cells(base, points)
 
+    def left_out(self) -> list[str]:
+        """Listed values that no cell around the centre has, as `E=2`: without alignment there is no E."""
+        cells = self.around_centre(Cell("", "", "", 0, 0, 0))
+        return [f"E={value}" for value in self.iterations if value and value not in {c.iterations for c in cells}]
+
     def grid(self, base: Cell) -> list[Cell]:
         """The product of the axes; every cell once."""
         return _cells(base, list(product(self.batch_sizes, self.iterations, self.memories)))
@@ -77,21 +82,24 @@ def _cells(base: Cell, points: Sequence[tuple[int, int, int]]) -> list[Cell]:
     return list(dict.fromkeys(made))
 
 
-def parse_axis(option: str, text: str) -> tuple[int, ...]:
+def parse_axis(option: str, text: str, most: int = 10_000) -> tuple[int, ...]:
     """Values of an axis from `0,1,3`; repeated ones count once.
 
     Raises:
-        InputError: on anything but integers from 0, naming the option and the value.
+        InputError: on anything but integers from 0 to `most`, naming the option and the value.
     """
     values = []
     for part in str(text).split(","):
+        where = repr(part.strip()) + (f" in {text!r}" if not part.strip() else "")
         try:
             value = int(part.strip())
         except ValueError:
             raise InputError(
-                f"{option}: {part.strip()!r} is not an integer; write whole numbers from 0, such as 0,1,3"
+                f"{option}: {where} is not an integer; write whole numbers from 0, such as 0,1,3"
             ) from None
         if value < 0:
             raise InputError(f"{option}: {value} is negative; write whole numbers from 0, such as 0,1,3")
+        if value > most:
+            raise InputError(f"{option}: {value} is more than {most:,}, the most there can be")
         values.append(value)
     return tuple(dict.fromkeys(values))

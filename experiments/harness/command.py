@@ -31,6 +31,9 @@ def main(application: Callable[..., Any]) -> None:
     except PersonaAgentError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        print("interrupted: what was done is kept, and the same command goes on from here", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def run_study(options: Any) -> int:
@@ -114,15 +117,22 @@ def _report(study: Any, tracker: Any, console: Any) -> bool:
 
     rows = [row(study, cell) for cell in study.all_cells()]
     write_files(study, rows)
-    draw_scaling(study, rows, study.out / "scaling.png")
+    drawn = True
+    try:
+        draw_scaling(study, rows, study.out / "scaling.png")
+    except Exception as error:  # the figures are in results.csv all the same
+        drawn = False
+        study.notes.append(f"scaling.png could not be drawn: {type(error).__name__}: {error}")
     if any(len(data.users) < FEW_CLUSTERS for data in study.tasks.values()):
         study.notes.append(f"fewer than {FEW_CLUSTERS} users: the intervals are not to be relied on")
     tracked = tracker.log_or_note(study, rows)
     print_summary(study, rows, console, tracker.how_to_open)
     failed = sum(r.values["failed"] for r in rows)
-    waiting = sum(r.waiting for r in rows)
     if failed:
         console.print(f"{failed} samples failed; --retry-failed asks them again", highlight=False)
+    asked = study.cells_asked()
+    waiting = sum(r.waiting for r in rows if r.cell in asked)
+    elsewhere = sum(r.waiting for r in rows if r.cell not in asked)
     if waiting and study.calls_needed:
         console.print(
             f"{waiting} samples wait: --max-calls {study.options.max_calls} lets nothing begin, since the next unit "
@@ -131,4 +141,8 @@ def _report(study: Any, tracker: Any, console: Any) -> bool:
         )
     elif waiting:
         console.print(f"{waiting} samples wait: the same command goes on with them", highlight=False)
-    return bool(failed or waiting or not tracked)
+    if elsewhere:
+        console.print(
+            f"{elsewhere} samples wait in cells of this folder that this command did not ask for", highlight=False
+        )
+    return bool(failed or waiting or elsewhere or not tracked or not drawn)

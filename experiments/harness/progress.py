@@ -45,6 +45,10 @@ class Progress:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
 
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        self.console.print(text, highlight=False)
+
     @contextmanager
     def phase(self, name: str, total: int, meter: Meter | None = None) -> Iterator[Bar]:
         """A bar for `total` units; it stays on the screen when the phase is over."""

@@ -14,6 +14,16 @@ from personaagent.programs.tools.recall import RECALL_DESCRIPTION
 
 BUILT_IN = "built-in"
 
+PAPER_SLOTS = {
+    "[Initial Semantic Memory]": "{profile}",
+    "[Question]": "(in the field `question`)",
+    "[Ground Truth]": "(in the field `expected_answer`)",
+    "[Response]": "(in the field `given_answer`)",
+    "[Current Persona]": "(in the field `current_persona`)",
+    "[Aggregated Feedback]": "(in the field `feedback`)",
+}
+"""The slots of the prompts in App. C and D, and what stands for them here."""
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -32,7 +42,7 @@ class Prompts:
     summary: str | None = None
     """S_t of eq. 3. None: the task's own."""
     name: str = BUILT_IN
-    """`built-in`, or the first 12 hex digits of the file's SHA-256."""
+    """`built-in`, or the file's SHA-256."""
 
     @property
     def digest(self) -> str:
@@ -43,6 +53,9 @@ class Prompts:
 
 def load_prompts(path: Path) -> Prompts:
     """Prompts from a YAML (or JSON) file: a mapping of the names above to texts.
+
+    The slots of the paper's own prompts are understood: `[Initial Semantic Memory]` is `{profile}`, and those of
+    the gradient and the update become references to the fields that follow the instruction.
 
     Raises:
         InputError: if the file cannot be read, or has an unknown key or an empty text.
@@ -64,4 +77,11 @@ def load_prompts(path: Path) -> Prompts:
             raise InputError(f"--prompts {path}: unknown key {key!r}; the keys are: {', '.join(known)}")
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"--prompts {path}: {key!r} must be text and not empty, but is {text!r}")
-    return Prompts(**content, name=hashlib.sha256(raw).hexdigest()[:12])
+    texts = {key: _with_our_slots(text) for key, text in content.items()}
+    return Prompts(**texts, name=hashlib.sha256(raw).hexdigest())
+
+
+def _with_our_slots(text: str) -> str:
+    for slot, ours in PAPER_SLOTS.items():
+        text = text.replace(slot, ours)
+    return text

@@ -73,7 +73,7 @@ def print_summary(study: Study, rows: Sequence[Row], console: Console, ui: str) 
     """The table, what it is of, and what to open next."""
     shown = [r for r in rows if r.values["answered"] or r.values["failed"]]
     for task in dict.fromkeys(r.cell.task for r in shown):
-        console.print(_table(study, task, [r for r in shown if r.cell.task == task]))
+        _print_table(study, task, [r for r in shown if r.cell.task == task], console)
     if any(r.cell.lm == OFFLINE for r in rows):
         console.print(
             "[dim]The offline reader is not a language model: these figures show that information about a user reaches "
@@ -87,12 +87,13 @@ def print_summary(study: Study, rows: Sequence[Row], console: Console, ui: str) 
     console.print(f"compare  {ui}", highlight=False, soft_wrap=True)
 
 
-def _table(study: Study, task: str, rows: Sequence[Row]) -> Table:
+def _print_table(study: Study, task: str, rows: Sequence[Row], console: Console) -> None:
     data = study.tasks[task]
     queries = rows[0].values["queries"]
     control = "" if study.options.control == "none" else f", control {study.options.control}"
     title = f"{data.task.title}: {len(data.users)} users, {queries} queries, {data.source}{control}"
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="")
+    console.print(title, style="bold", highlight=False, soft_wrap=True)
+    table = Table(header_style="")
     several_lms = len({r.cell.lm for r in rows}) > 1
     several_seeds = len({r.cell.seed for r in rows}) > 1
     names = ["n", "E", "K", *(["LM"] * several_lms), *(["seed"] * several_seeds)]
@@ -118,9 +119,9 @@ def _table(study: Study, task: str, rows: Sequence[Row]) -> Table:
         extra = [r.cell.lm] * several_lms + [str(r.cell.seed)] * several_seeds
         metrics = ["-" if v[m] is None else f"{v[m]:.3f}" for m in data.task.metrics]
         table.add_row(*map(str, axes), *extra, metrics[0], interval, *metrics[1:], failed, f"{calls:,}")
-    table.caption = f"LM: {', '.join(sorted({lm_title(r.cell.lm) for r in rows}))}. Intervals are user-clustered (t)."
-    table.caption_justify = "left"
-    return table
+    console.print(table)
+    lms = ", ".join(sorted({lm_title(r.cell.lm) for r in rows}))
+    console.print(f"LM: {lms}. Intervals are clustered by user (t).\n", highlight=False, soft_wrap=True)
 
 
 def _csv(rows: Sequence[Row]) -> str:

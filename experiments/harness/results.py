@@ -158,8 +158,9 @@ def row(study: Study, cell: Cell) -> Row:
     if answered:
         f1 = _score(values, data.task, answered)
         calls = [s.unit.result["tools"] for s in answered if s.unit]
-        values["recall_called"] = sum("recall" in names for names in calls) / len(answered)
-        values["gold_recalled"] = sum(s.query.gold in s.recalled_labels for s in answered) / len(answered)
+        if cell.memories:  # else there is no recall to call
+            values["recall_called"] = sum("recall" in names for names in calls) / len(answered)
+            values["gold_recalled"] = sum(s.query.gold in s.recalled_labels for s in answered) / len(answered)
         values["tool_calls"] = sum(map(len, calls))
     if found:
         values["score_failed_as_worst"] = _evaluate(

@@ -72,6 +72,11 @@ class StudyOptions:
             raise InputError(f"--control must be none or swap, but got {self.control!r}")
         if self.wikipedia not in ("on", "off") and not self.wikipedia.startswith(("http://", "https://")):
             raise InputError(f"--wikipedia must be on, off or the URL of a MediaWiki API, but got {self.wikipedia!r}")
+        if self.profile and "{profile}" not in self.prompts.persona:
+            raise InputError(
+                "the persona of --prompts has no {profile}, so the profile would be lost: put {profile} where the "
+                "user's summary belongs, or give --profile off"
+            )
         if self.grid and self.search is not None:
             raise InputError("--grid and --search exclude each other: a grid is every cell, a search chooses some")
         if self.align_api_base and not self.align_lm:
@@ -95,7 +100,8 @@ class StudyOptions:
             "profile": _on_off(self.profile),
             "wikipedia": self.wikipedia,
             "control": self.control,
-            "prompts": self.prompts.digest,
+            "prompts": self.prompts.name,
+            "prompt texts": self.prompts.digest,
             "data_seed": self.data_seed,
             "align_lm": self.align_lm or "as --lm",
             "api_base": self.api_base,
@@ -137,7 +143,7 @@ def lm_title(model: str) -> str:
 def differing(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """The settings in which two runs differ, a line each; those that only one of them has do not count."""
     return [
-        f"  {name}: {stored[name]!r} there, {given[name]!r} now"
+        f"  {name}: {_short(stored[name])} there, {_short(given[name])} now"
         for name in stored
         if name in given and stored[name] != given[name]
     ]
@@ -145,3 +151,9 @@ def differing(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
 
 def _on_off(value: bool) -> str:
     return "on" if value else "off"
+
+
+def _short(value: Any) -> str:
+    """A value as a message shows it; of a digest the first digits are enough."""
+    is_digest = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+    return f"{value[:12]}…" if is_digest else repr(value)

@@ -66,6 +66,8 @@ def make_lm(
         )
     if api_base is not None and not api_base.startswith(("http://", "https://")):
         raise InputError(f"api_base must be an http(s) URL, such as http://127.0.0.1:8000/v1, but got {api_base!r}")
+    if api_base is not None and "@" in api_base.partition("://")[2].partition("/")[0]:
+        raise InputError("api_base must not hold a password: give the endpoint's key in the environment")
     endpoint: dict[str, str] = {}
     if api_base is not None:
         endpoint = {"api_base": api_base, **key_for_server(model, api_base)}

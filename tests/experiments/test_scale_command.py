@@ -72,6 +72,11 @@ def test_bad_input_is_one_message_and_exit_code_2_before_any_work(process: Any, 
         (["--tracking", "sqlite:///gone/mlflow.db"], ["--tracking sqlite:///gone/mlflow.db cannot be opened", "gone"]),
         (["--tracking", "http://127.0.0.1:9"], ["--tracking http://127.0.0.1:9 cannot be opened"]),
         (["--tracking", "gopher://x"], ["--tracking gopher://x cannot be opened"]),
+        (["--tracking", "postgresql://me:hunter2@127.0.0.1:1/x"], ["--tracking postgresql://***@127.0.0.1:1/x cannot"]),
+        (["--lm", "openai/gpt-4.1"], ["no key for 'openai/gpt-4.1'", "OPENAI_API_KEY"]),
+        (["--batch-sizes", "1,,2"], ["--batch-sizes: '' in '1,,2' is not an integer"]),
+        (["--memories", "99999999999"], ["--memories: 99999999999 is more than 10,000"]),
+        (["--iterations", "101"], ["--iterations: 101 is more than 100"]),
         (["--out", "../file"], ["--out ../file: cannot be written"]),
     ]
     usage: list[list[str]] = [["--no-such-option"], ["--users", "many"], ["--search"], ["stray"]]

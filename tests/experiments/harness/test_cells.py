@@ -62,3 +62,14 @@ def test_an_axis_is_read_with_repeated_values_once_in_the_order_given() -> None:
 def test_an_axis_value_that_is_no_count_is_refused_by_name(text: str) -> None:
     with pytest.raises(InputError, match=r"^--memories: .*(not an integer|negative).*such as 0,1,3"):
         parse_axis("--memories", text)
+
+
+def test_an_axis_value_that_is_too_large_is_refused_by_name() -> None:
+    assert parse_axis("--iterations", "100", most=100) == (100,)
+    with pytest.raises(InputError, match=r"^--iterations: 101 is more than 100"):
+        parse_axis("--iterations", "1,101", most=100)
+
+
+def test_values_that_no_cell_around_the_centre_has_are_told() -> None:
+    assert Axes((0, 2), (0, 1, 2), (3,)).left_out() == ["E=2"]
+    assert Axes((0, 3), (1, 2), (3,)).left_out() == []

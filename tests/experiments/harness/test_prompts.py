@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from personaagent.experiments.harness.prompts import BUILT_IN, Prompts, load_prompts
+from personaagent.optimizers.signatures import Gradient, Update
 from personaagent.programs.errors import InputError
 
 
@@ -23,7 +24,7 @@ def test_a_file_replaces_what_it_names_and_keeps_the_rest(tmp_path: Path) -> Non
     prompts = load_prompts(path)
     assert (prompts.persona, prompts.gradient) == ("Serve {profile}.\n", "Criticise.")
     assert (prompts.update, prompts.recall, prompts.summary) == (Prompts().update, Prompts().recall, None)
-    assert prompts.name == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    assert prompts.name == hashlib.sha256(path.read_bytes()).hexdigest()
     assert Prompts().name == BUILT_IN
 
 
@@ -66,3 +67,19 @@ def test_a_bad_file_is_refused_by_its_path(tmp_path: Path, content: str | bytes,
 def test_a_missing_file_is_refused_by_its_path(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.yaml: cannot be read: No such file"):
         load_prompts(tmp_path / "gone.yaml")
+
+
+def test_the_papers_own_slots_are_understood(tmp_path: Path) -> None:
+    file = tmp_path / "paper.yaml"
+    file.write_text(
+        "persona: 'Preferences: [Initial Semantic Memory]'\n"
+        "gradient: 'Question: [Question] Expected: [Ground Truth] Given: [Response]'\n"
+        "update: 'Prompt: [Current Persona] Feedback: [Aggregated Feedback]'\n"
+    )
+    prompts = load_prompts(file)
+    assert prompts.persona == "Preferences: {profile}"
+    assert "[" not in prompts.gradient + prompts.update
+    assert all(f"`{name}`" in prompts.gradient for name in ("question", "expected_answer", "given_answer"))
+    assert "`current_persona`" in prompts.update and "`feedback`" in prompts.update
+    assert set(Gradient.input_fields) >= {"question", "expected_answer", "given_answer"}
+    assert set(Update.input_fields) >= {"current_persona", "feedback"}

@@ -97,7 +97,7 @@ def test_costs_are_those_of_every_unit_a_cell_rests_on_each_once(
 def test_recall_shares(opened: Any, options: Any, rows: Any, read_jsonl: Any) -> None:
     study = opened(options(axes=((0,), (1,), (0, 100))))
     without, with_all = rows(study)
-    assert [without.values[k] for k in ("recall_called", "gold_recalled", "tool_calls")] == [0.0, 0.0, 0]
+    assert [without.values[k] for k in ("recall_called", "gold_recalled", "tool_calls")] == [None, None, 0]
     # Everything is recalled: labels 0 to 3 for ann and bob, cleo too; golds are labels 0 and 1.
     assert [with_all.values[k] for k in ("recall_called", "gold_recalled", "tool_calls")] == [1.0, 1.0, 6]
     for line in read_jsonl(study.out / "predictions.jsonl"):

@@ -113,3 +113,10 @@ def test_differences_are_shown_a_line_each_and_only_of_shared_names() -> None:
 def test_the_offline_reader_is_never_called_a_language_model() -> None:
     assert "not an LLM" in lm_title("offline")
     assert lm_title("openai/x") == "openai/x"
+
+
+def test_a_persona_without_the_profiles_slot_is_refused_where_there_is_a_profile(options: Make) -> None:
+    prompts = Prompts(persona="Serve this user.")
+    with pytest.raises(InputError, match=r"has no \{profile\}, so the profile would be lost.*--profile off"):
+        options(prompts=prompts, profile=True)
+    assert options(prompts=prompts, profile=False).prompts is prompts

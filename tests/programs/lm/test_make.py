@@ -81,6 +81,25 @@ def test_an_api_base_that_is_no_url_is_refused(api_base: str) -> None:
     assert "http(s) URL" in str(caught.value) and repr(api_base) in str(caught.value)
 
 
+def test_an_api_base_with_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(InputError, match="must not hold a password") as caught:
+        make_lm("openai/test", api_base="http://me:hunter2@127.0.0.1:8000/v1")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "variable"), [("openai/gpt-4.1", "OPENAI_API_KEY"), ("anthropic/claude-x", "ANTHROPIC_API_KEY")]
+)
+def test_a_hosted_model_without_its_key_is_refused_before_any_call(
+    model: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(InputError, match=f"no key for '{model}'.*{variable}.* in the environment"):
+        make_lm(model)
+    monkeypatch.setenv(variable, "sk-test")
+    assert make_lm(model).model == model
+
+
 def test_the_offline_reader_has_no_endpoint() -> None:
     with pytest.raises(InputError, match="no endpoint: drop --api-base"):
         make_lm("offline", api_base="http://127.0.0.1:1/v1")
