@@ -43,7 +43,7 @@ scale: $(VENV)/.installed ## the scaling study on the sample users (ARGS="--user
 	@$(BIN)/python experiments/scale.py $(ARGS)
 
 test: $(VENV)/.installed ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
 
 check: lint types test ## format, lint, types and tests: what a change must pass
 
