@@ -18,6 +18,7 @@ class Query:
     id: str
     input: str
     gold: str
+    """Empty where the source has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ class Task(Protocol):
             InputError: naming the field that is missing or of a wrong type.
         """
 
+    def retrieval_query(self, question: str) -> str:
+        """The part of a question that is compared with the interactions' `text`."""
+
     def parse(self, raw: str) -> str | None:
         """The answer that an LM's text gives, as the official metric takes it; None if it gives none."""
 
@@ -79,6 +83,21 @@ class Task(Protocol):
 
         Raises:
             InputError: on an empty or unequal number of samples.
+        """
+
+    def score(self, gold: str, prediction: str | None) -> float:
+        """The first metric of one sample: its mean over samples is the metric."""
+
+    def metric(
+        self, example: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
+    ) -> float | dspy.Prediction:
+        """As DSPy's optimizers take it, GEPA among them: how good an example's prediction is, from 0 to 1, and why.
+
+        Args:
+            example: with `answer`, what the user really answered.
+            pred: with `answer`, as the LM wrote it; it is read by `parse`.
+            trace, pred_name, pred_trace: where a trace is given alone, to bootstrap demonstrations, the score is
+                returned without feedback.
         """
 
     def worst(self, gold: str) -> str | None:

@@ -21,7 +21,11 @@ application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, 
 def scale(
     tasks: options.Tasks = "lamp-2m",
     data: options.Data = None,
+    split: options.Split = "dev",
+    columns: options.Columns = None,
+    labels: options.Labels = None,
     users: options.Users = 20,
+    users_by: options.UsersBy = "active",
     queries_per_user: options.QueriesPerUser = 3,
     batch_sizes: options.BatchSizes = "0,1,3,5",
     iterations: options.Iterations = "1,2,3,4,5",
@@ -49,7 +53,8 @@ def scale(
     dry_run: options.DryRun = False,
 ) -> None:
     """Measure accuracy and F1 over batch size n, iterations E and memories K; track the runs in MLflow."""
-    from personaagent.datasets.lamp.tasks import task_named
+    from personaagent.datasets.logs import parse_columns
+    from personaagent.datasets.registry import check_task
     from personaagent.experiments.harness.cells import Axes, parse_axis
     from personaagent.experiments.harness.prompts import Prompts, load_prompts
     from personaagent.experiments.harness.settings import StudyOptions
@@ -61,7 +66,7 @@ def scale(
     offline = lm == OFFLINE
     study = StudyOptions(
         script="scale",
-        tasks=tuple(dict.fromkeys(task_named(part.strip()).name for part in tasks.split(","))),
+        tasks=tuple(dict.fromkeys(check_task(part.strip()) for part in tasks.split(","))),
         axes=Axes(
             parse_axis("--batch-sizes", batch_sizes),
             parse_axis("--iterations", iterations, most=100),
@@ -69,7 +74,11 @@ def scale(
         ),
         seeds=parse_axis("--seeds", seeds, most=2**31 - 1),
         data=data,
+        split=split,
+        columns=parse_columns(columns) if columns is not None else None,
+        labels=tuple(part.strip() for part in labels.split(",")) if labels is not None else (),
         users=users,
+        users_by=users_by,  # type: ignore[arg-type]
         queries_per_user=queries_per_user or None,
         profile=profile == "on",
         wikipedia=wikipedia or ("off" if offline else "on"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
-from personaagent.optimizers.signatures import Gradient, GradientWithTrajectory, Update
+from personaagent.optimizers.signatures import Update, gradient_signature
 from personaagent.programs.agent import PersonaAgent
 from personaagent.programs.errors import InputError
 from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
@@ -31,6 +31,9 @@ MAX_PERSONA_CHARS = 20_000
 
 MAX_CRITIC_CHARS = 20_000
 """Longest question, answer or list of steps that the critic sees."""
+
+Metric = Callable[..., Any]
+"""Of DSPy: called with an example and a prediction."""
 
 MAX_FEEDBACK_CHARS = 4_000
 """Longest part of one gradient that the update sees."""
@@ -94,6 +97,9 @@ class PersonaAlignment(Teleprompter):
         iterations: E; from 0, which aligns nothing.
         lm: the LM of gradient and update. Default: the one in `dspy.settings`.
         num_threads: most rollouts at a time; at least 1. Default: n.
+        metric: `metric(example, prediction) -> float | dspy.Prediction(score, feedback)`, as DSPy's optimizers take
+            it. Its feedback on each rollout is shown to the critic beside the two answers. Default: none, as in the
+            paper.
         show_trajectory: lets the critic see the agent's steps too. The paper's sees question, expected and
             given answer.
         profile_before_batch: starts from a new initial persona, whose profile is summarised by
@@ -113,6 +119,7 @@ class PersonaAlignment(Teleprompter):
         *,
         lm: dspy.LM | None = None,
         num_threads: int | None = None,
+        metric: Metric | None = None,
         show_trajectory: bool = False,
         profile_before_batch: bool = False,
         semantic_memory: SemanticMemory | None = None,
@@ -131,12 +138,12 @@ class PersonaAlignment(Teleprompter):
         self.iterations = iterations
         self.lm = lm
         self.num_threads = num_threads
+        self.metric = metric
         self.show_trajectory = show_trajectory
         self.profile_before_batch = profile_before_batch
         self.semantic_memory = semantic_memory
-        gradient = GradientWithTrajectory if show_trajectory else Gradient
-        self.gradient = dspy.Predict(_worded(gradient, gradient_instruction))
-        self.update = dspy.Predict(_worded(Update, update_instruction))
+        self.gradient = dspy.Predict(gradient_signature(gradient_instruction, metric is not None, show_trajectory))
+        self.update = dspy.Predict(Update.with_instructions(update_instruction) if update_instruction else Update)
 
     def compile(
         self,
@@ -233,6 +240,8 @@ class PersonaAlignment(Teleprompter):
             "expected_answer": item.expected,
             "given_answer": "(no answer)" if answered is None else answered,
         }
+        if self.metric is not None:
+            texts["comparison"] = _comparison(self.metric, agent, item, rollout)
         if self.show_trajectory:
             texts["steps"] = _steps_as_text(rollout.trajectory)
         try:
@@ -328,13 +337,17 @@ def _batch_item(student: PersonaAgent, example: dspy.Example, index: int) -> _Ba
     return _BatchItem(f"trainset[{index}]" if given_id is None else given_id, inputs, question, expected, before)
 
 
+def _comparison(metric: Metric, agent: PersonaAgent, item: _BatchItem, rollout: dspy.Prediction) -> str:
+    """What a metric says of a rollout."""
+    example = dspy.Example(**item.inputs, **{agent.response_field: item.expected}).with_inputs(*item.inputs)
+    judged = metric(example, rollout)
+    said = getattr(judged, "feedback", None)
+    return str(said) if said else f"score {float(judged):.3f}"
+
+
 def _steps_as_text(trajectory: dict[str, Any]) -> str:
     """One line for each thought, call and observation: as fields they could pass for the prompt's own."""
     named = ((key.rsplit("_", 1)[0].replace("_", " "), value) for key, value in trajectory.items())
     return "\n".join(
         f"{name}: {one_line(value if isinstance(value, str) else json.dumps(value))}" for name, value in named
     )
-
-
-def _worded(signature: type[dspy.Signature], instruction: str | None) -> type[dspy.Signature]:
-    return signature.with_instructions(instruction) if instruction else signature

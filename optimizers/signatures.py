@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dspy
 
 GRADIENT_INSTRUCTION = (
@@ -30,14 +32,21 @@ class Gradient(dspy.Signature):
     feedback: str = dspy.OutputField(desc="how the system prompt should change")
 
 
-class GradientWithTrajectory(dspy.Signature):
-    __doc__ = GRADIENT_INSTRUCTION
+def gradient_signature(instruction: str | None = None, comparison: bool = False, steps: bool = False) -> type[Gradient]:
+    """The gradient's signature, with what the critic sees beside question, expected and given answer.
 
-    question: str = dspy.InputField()
-    expected_answer: str = dspy.InputField(desc="what the user really answered")
-    given_answer: str = dspy.InputField(desc="what the assistant answered")
-    steps: str = dspy.InputField(desc="what the assistant thought, which tools it called and what they returned")
-    feedback: str = dspy.OutputField(desc="how the system prompt should change")
+    Args:
+        instruction: replaces App. C's.
+        comparison: a metric's feedback on the given answer.
+        steps: the agent's trajectory.
+    """
+    signature: Any = Gradient
+    if comparison:
+        signature = signature.append("comparison", dspy.InputField(desc="how the two answers differ"), type_=str)
+    if steps:
+        desc = "what the assistant thought, which tools it called and what they returned"
+        signature = signature.append("steps", dspy.InputField(desc=desc), type_=str)
+    return signature.with_instructions(instruction) if instruction else signature
 
 
 class Update(dspy.Signature):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
+
+# A cache of their own for data files, also for the processes that tests start.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="personaagent-tests-")
 
 for _name, _value in (
     ("LITELLM_LOCAL_MODEL_COST_MAP", "True"),

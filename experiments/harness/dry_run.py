@@ -95,7 +95,7 @@ def _project(study: Study, cell: Cell, units: set[tuple[object, ...]]) -> tuple[
             )
             book(align, n * (rollout + 1) + (1 if n else 0), tokens if n else 0, *unit)
         persona = n * cell.iterations * average
-        for query in next(data.queries[u.user_id] for u in data.users if data.served_by[u.user_id] is user):
+        for query in next(u.queries for u in data.users if data.served_by[u.user_id] is user):
             tokens = rollout * (question_tokens + persona) + (rollout - 1) * cell.memories * average
             book(serve, rollout, tokens, "answer", cell, user.user_id, query.id)
     return [profile, align, serve], new
@@ -108,7 +108,7 @@ def _question_tokens(study: Study, cell: Cell) -> int:
     user = data.users[0]
     handle = agent.for_user(user.user_id, persona=agent.initial_persona(None))
     signature = handle.spliced(handle.react)
-    inputs = {"query": data.queries[user.user_id][0].input, "trajectory": ""}
+    inputs = {"query": user.queries[0].input, "trajectory": ""}
     messages = dspy.ChatAdapter().format(signature, [], inputs)
     profile = _PROFILE_TOKENS if study.options.profile else 0
     return sum(len(str(message["content"])) for message in messages) // _CHARS_PER_TOKEN + profile

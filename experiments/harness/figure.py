@@ -12,6 +12,14 @@ from personaagent.experiments.harness.settings import lm_title
 from personaagent.experiments.harness.study import Study
 
 _COLORS = ("#1f4e79", "#b3541e", "#3b7a57", "#7a3b69")
+_TITLES = {
+    "accuracy": "accuracy",
+    "f1": "macro-F1",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "rouge1": "ROUGE-1",
+    "rougeL": "ROUGE-L",
+}
 _PANELS = (
     ("batch_size", "alignment batch size n"),
     ("iterations", "alignment iterations E"),
@@ -20,7 +28,7 @@ _PANELS = (
 
 
 def draw_scaling(study: Study, rows: Sequence[Row], path: Path) -> None:
-    """Accuracy and F1 over n, E and K, each with the other two at the centre: a row a task, a colour an LM."""
+    """The first two metrics over n, E and K, each with the other two at the centre: a row a task, a colour an LM."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -35,8 +43,10 @@ def draw_scaling(study: Study, rows: Sequence[Row], path: Path) -> None:
     handles = (axis.get_legend_handles_labels() for axis in figure.get_axes())
     legend = {label: handle for found in handles for handle, label in zip(*found, strict=True)}
     if legend:
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.text(0.995, 0.005, "bars: 95 % intervals, clustered by user", ha="right", fontsize=7.5, color="0.45")
+        figure.legend(
+            legend.values(), legend.keys(), loc="outside lower center", ncols=4 if len(legend) <= 4 else 3,
+            frameon=False, fontsize=9, title="bars: 95 % intervals, clustered by user", title_fontsize=8,
+        )  # fmt: skip
     figure.savefig(path, metadata={"Software": None})
 
 
@@ -47,7 +57,8 @@ def _draw_task(place: Any, study: Study, name: str, rows: Sequence[Row]) -> None
     for axis, (axis_name, label) in zip(axes, _PANELS, strict=True):
         ticks: set[int] = set()
         for color, lm in zip(cycle(_COLORS), lms, strict=False):
-            ticks.update(_panel(axis, study, [r for r in rows if r.cell.lm == lm], axis_name, color, lm_title(lm)))
+            own = [r for r in rows if r.cell.lm == lm]
+            ticks.update(_panel(axis, study, data.task.metrics, own, axis_name, color, lm_title(lm)))
         if ticks:
             axis.set_xticks(sorted(ticks))
             margin = 0.06 * (max(ticks) - min(ticks)) or 1.0
@@ -56,8 +67,10 @@ def _draw_task(place: Any, study: Study, name: str, rows: Sequence[Row]) -> None
         axis.grid(axis="y", color="0.9")
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_title(_held(study, axis_name), fontsize=9, color="0.35")
-    axes[0].set_ylabel("score")
-    axes[0].set_ylim(0, 1)
+    better = "" if data.task.higher_is_better else " (lower is better)"
+    axes[0].set_ylabel(", ".join(_TITLES[name] for name in data.task.metrics) + better)
+    # Accuracies fill the range from 0 to 1; errors leave it, and ROUGE stays at its foot.
+    axes[0].set_ylim(0, 1 if data.task.metrics[0] == "accuracy" else None)
     first = rows[0].values if rows else {"users": 0, "queries": 0}
     control = "" if study.options.control == "none" else f", control: {study.options.control}"
     place.suptitle(
@@ -67,35 +80,36 @@ def _draw_task(place: Any, study: Study, name: str, rows: Sequence[Row]) -> None
     )
 
 
-def _panel(axis: Any, study: Study, rows: Sequence[Row], name: str, color: str, title: str) -> list[int]:
+def _panel(
+    axis: Any, study: Study, metrics: Sequence[str], rows: Sequence[Row], name: str, color: str, title: str
+) -> list[int]:
     """One LM's two lines; the values of the axis that it was measured at."""
     points = sorted((r for r in rows if _on_line(study, r, name)), key=lambda r: getattr(r.cell, name))
     if not points:
         return []
     xs = [getattr(r.cell, name) for r in points]
-    scores = [r.values["accuracy"] for r in points]
+    scores = [r.values["score"] for r in points]
     bounds = [(r.values["score_low"], r.values["score_high"]) for r in points]
-    _line(axis, xs, scores, bounds, color, "-", "o", f"accuracy, {title}")
-    with_f1 = [(x, r.f1) for x, r in zip(xs, points, strict=True) if r.f1 is not None]
-    if with_f1:
-        f1_bounds = [(f1.low, f1.high) for _, f1 in with_f1]
-        # Beside the accuracy's marker, so that the two intervals can be told apart.
+    _line(axis, xs, scores, bounds, color, "-", "o", f"{_TITLES[metrics[0]]}, {title}")
+    second = [(x, r.second) for x, r in zip(xs, points, strict=True) if r.second is not None]
+    if second:
+        # Beside the first one's marker, so that the two intervals can be told apart.
         shift = 0.012 * (max(xs) - min(xs) or 1)
         _line(
             axis,
-            [x + shift for x, _ in with_f1],
-            [f1.estimate for _, f1 in with_f1],
-            f1_bounds,
+            [x + shift for x, _ in second],
+            [interval.estimate for _, interval in second],
+            [(interval.low, interval.high) for _, interval in second],
             _pale(color),
             "--",
             "s",
-            f"macro-F1, {title}",
+            f"{_TITLES[metrics[1]]}, {title}",
         )
     return xs
 
 
 def _pale(color: str) -> str:
-    """Mixed with white: F1's line lies under the score's."""
+    """Mixed with white: the second metric's line lies under the score's."""
     from matplotlib.colors import to_hex, to_rgb
 
     return str(to_hex([0.55 * part + 0.45 for part in to_rgb(color)]))

@@ -93,6 +93,7 @@ class PersonaAgentMethod:
             "iteration": iteration,
             "persona": persona.digest,
             "wikipedia": self.wikipedia,
+            "critic": "texts" if self.task.labels else "texts and what differs",
         }
 
         def run() -> dict[str, Any]:
@@ -103,6 +104,8 @@ class PersonaAgentMethod:
                 num_threads=max(1, min(self.workers, cell.batch_size)),
                 gradient_instruction=self.prompts.gradient,
                 update_instruction=self.prompts.update,
+                # Two texts are never the same: the critic is told what differs. Of labels the paper's sees both.
+                metric=None if self.task.labels else self.task.metric,
             )
             student = self.agent(cell.memories).for_user(user.user_id, persona=persona)
             aligned = alignment.compile(student, trainset=[self._example(i) for i in user.history])

@@ -10,9 +10,21 @@ import typer
 # What is studied, and on whom.
 Tasks = Annotated[str, typer.Option("--tasks", help="Tasks, comma-separated.")]
 Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the data, in OPPU's layout. Default: the sample users.")
+    Path | None,
+    typer.Option("--data", help="LaMP's files (official or OPPU's), or a log file. Default: the sample users."),
 ]
-Users = Annotated[int, typer.Option("--users", help="The so many most active users.")]
+Split = Annotated[str, typer.Option("--split", help="train, dev or test, of LaMP's official layout.")]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", help="Of --tasks logs: user=...,query=...,response=...[,time=...][,id=...]."),
+]
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="Of --tasks logs: the possible answers. Default: free text.")
+]
+Users = Annotated[int, typer.Option("--users", help="So many users, chosen by --users-by.")]
+UsersBy = Annotated[
+    str, typer.Option("--users-by", help="active: the longest histories; random: drawn by --data-seed.")
+]
 QueriesPerUser = Annotated[
     int, typer.Option("--queries-per-user", help="The first so many queries after the history; 0: all there are.")
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from personaagent.experiments.harness.results import COLUMNS, Row, key_values, prediction_line, samples
+from personaagent.experiments.harness.results import (
+    COLUMNS,
+    USER_COLUMNS,
+    Row,
+    key_values,
+    prediction_line,
+    samples,
+    user_rows,
+)
 from personaagent.experiments.harness.settings import lm_title
 from personaagent.experiments.harness.study import Study
 from personaagent.programs.errors import StoreError
@@ -22,12 +31,13 @@ from personaagent.programs.persona import Persona
 
 
 def write_files(study: Study, rows: Sequence[Row]) -> None:
-    """results.csv, predictions.jsonl and personas.jsonl, each replaced as a whole.
+    """results.csv, users.csv, predictions.jsonl and personas.jsonl, each replaced as a whole.
 
     Raises:
         StoreError: if a file cannot be written; the journal is not touched.
     """
-    _replace(study.out / "results.csv", _csv(rows))
+    _replace(study.out / "results.csv", _csv(COLUMNS, (r.values for r in rows)))
+    _replace(study.out / "users.csv", _csv(USER_COLUMNS, (line for r in rows for line in user_rows(study, r.cell))))
     lines = (prediction_line(study, r.cell, s) for r in rows for s in samples(study, r.cell)[0])
     _replace(study.out / "predictions.jsonl", _jsonl(lines))
     _replace(study.out / "personas.jsonl", _jsonl(persona_lines(study, rows)))
@@ -102,6 +112,7 @@ def _print_table(study: Study, task: str, rows: Sequence[Row], console: Console)
         *(m for m in data.task.metrics[:1]),
         "95 % interval",
         *data.task.metrics[1:],
+        "unparsed",
         "failed",
         "LM calls",
     ]:
@@ -111,26 +122,28 @@ def _print_table(study: Study, task: str, rows: Sequence[Row], console: Console)
         interval = "-"
         if v["score_low"] is not None:
             # A t interval of few users can leave the metric's range; results.csv has it as it is.
-            low, high = (min(1.0, max(0.0, v[bound])) for bound in ("score_low", "score_high"))
+            most = 1.0 if data.task.higher_is_better else math.inf
+            low, high = (min(most, max(0.0, v[bound])) for bound in ("score_low", "score_high"))
             interval = f"{low:.3f} to {high:.3f}"
         calls = v["profile_lm_calls"] + v["align_lm_calls"] + v["serve_lm_calls"]
         failed = str(v["failed"]) + (f" (+{r.waiting} waiting)" if r.waiting else "")
         axes = [r.cell.batch_size, r.cell.iterations, r.cell.memories]
         extra = [r.cell.lm] * several_lms + [str(r.cell.seed)] * several_seeds
         metrics = ["-" if v[m] is None else f"{v[m]:.3f}" for m in data.task.metrics]
-        table.add_row(*map(str, axes), *extra, metrics[0], interval, *metrics[1:], failed, f"{calls:,}")
+        unparsable = f"{v['unparsable'] / v['answered']:.0%}" if v["answered"] else "-"
+        table.add_row(*map(str, axes), *extra, metrics[0], interval, *metrics[1:], unparsable, failed, f"{calls:,}")
     console.print(table)
     lms = ", ".join(sorted({lm_title(r.cell.lm) for r in rows}))
     console.print(f"LM: {lms}. Intervals are clustered by user (t).\n", highlight=False, soft_wrap=True)
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(columns: Sequence[str], lines: Iterable[dict[str, Any]]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    for r in rows:
+    for line in lines:
         # repr of a float is the shortest text that reads back as the same float.
-        writer.writerow({k: "" if v is None else repr(v) if isinstance(v, float) else v for k, v in r.values.items()})
+        writer.writerow({k: "" if v is None else repr(v) if isinstance(v, float) else v for k, v in line.items()})
     return buffer.getvalue()
 
 

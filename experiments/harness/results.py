@@ -55,6 +55,7 @@ COLUMNS = (
     "tool_calls",
     *COST_COLUMNS,
 )
+USER_COLUMNS = (*KEY_COLUMNS, "user_id", *COUNT_COLUMNS[1:], "score", *METRIC_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def samples(study: Study, cell: Cell) -> tuple[list[Sample], int]:
         served_by = data.served_by[user.user_id]
         responses = {i.id: i.response for i in served_by.history}
         chain = study.chain(served_by, cell)
-        for query in data.queries[user.user_id]:
+        for query in user.queries:
             outcome = study.answer(query, served_by, cell, chain)
             if outcome == "waiting":
                 waiting += 1
@@ -135,8 +136,8 @@ class Row:
     cell: Cell
     values: dict[str, Any]
     """By column of results.csv; None where a column does not apply."""
-    f1: Interval | None
-    """With its interval, for the figure."""
+    second: Interval | None
+    """The second metric with its interval, for the figure."""
     waiting: int
 
 
@@ -149,18 +150,19 @@ def row(study: Study, cell: Cell) -> Row:
     values |= key_values(study, cell)
     values |= {
         "users": len(data.users),
-        "queries": sum(len(data.queries[user.user_id]) for user in data.users),
+        "queries": sum(len(user.queries) for user in data.users),
         "answered": len(answered),
         "failed": len(found) - len(answered),
         "unparsable": sum(s.prediction is None for s in answered),
     }
-    f1 = None
+    second = None
     if answered:
-        f1 = _score(values, data.task, answered)
+        second = _score(values, data.task, answered)
         calls = [s.unit.result["tools"] for s in answered if s.unit]
         if cell.memories:  # else there is no recall to call
             values["recall_called"] = sum("recall" in names for names in calls) / len(answered)
-            values["gold_recalled"] = sum(s.query.gold in s.recalled_labels for s in answered) / len(answered)
+            if data.task.labels:
+                values["gold_recalled"] = sum(s.query.gold in s.recalled_labels for s in answered) / len(answered)
         values["tool_calls"] = sum(map(len, calls))
     if found:
         values["score_failed_as_worst"] = _evaluate(
@@ -169,23 +171,46 @@ def row(study: Study, cell: Cell) -> Row:
         steps = {s.user_id: sum(u.kind == "step" and u.ok for u in s.chain.units) for s in found}
         values["iterations_used"] = sum(steps.values()) / len(steps)
     values |= _costs(found)
-    return Row(cell, values, f1, waiting)
+    return Row(cell, values, second, waiting)
 
 
 def _score(values: dict[str, Any], task: Task, answered: Sequence[Sample]) -> Interval | None:
-    """Metrics over the answered samples, and the interval of the first; returns F1 with its own."""
-    predictions = [s.prediction for s in answered]
-    metrics = _evaluate(task, answered, predictions)
+    """Metrics over the answered samples, and the interval of the first; returns the second with its own."""
+    metrics = _evaluate(task, answered, [s.prediction for s in answered])
     values |= metrics
     users = [s.user_id for s in answered]
-    hits = [float(s.prediction == s.query.gold) for s in answered]
-    interval = clustered_mean(hits, users)
+    interval = clustered_mean([task.score(s.query.gold, s.prediction) for s in answered], users)
     values["score"] = metrics[task.metrics[0]]
-    values["score_low"] = None if math.isnan(interval.low) else interval.low
-    values["score_high"] = None if math.isnan(interval.high) else interval.high
-    if "f1" not in task.metrics:
+    values["score_low"] = interval.low if math.isfinite(interval.low) else None
+    values["score_high"] = interval.high if math.isfinite(interval.high) else None
+    if len(task.metrics) < 2:
         return None
-    return jackknifed(lambda some: _evaluate(task, some, [s.prediction for s in some])["f1"], answered, users)
+    second = task.metrics[1]
+    return jackknifed(lambda some: _evaluate(task, some, [s.prediction for s in some])[second], answered, users)
+
+
+def user_rows(study: Study, cell: Cell) -> list[dict[str, Any]]:
+    """The metrics of each user of a cell, over this user's answered samples: the lines of users.csv."""
+    task = study.tasks[cell.task].task
+    by_user: dict[str, list[Sample]] = {}
+    for sample in samples(study, cell)[0]:
+        by_user.setdefault(sample.user_id, []).append(sample)
+    lines = []
+    for user_id, found in by_user.items():
+        answered = [s for s in found if s.answered]
+        line: dict[str, Any] = dict.fromkeys(USER_COLUMNS)
+        line |= key_values(study, cell) | {
+            "user_id": user_id,
+            "queries": len(found),
+            "answered": len(answered),
+            "failed": len(found) - len(answered),
+            "unparsable": sum(s.prediction is None for s in answered),
+        }
+        if answered:
+            line |= _evaluate(task, answered, [s.prediction for s in answered])
+            line["score"] = line[task.metrics[0]]
+        lines.append(line)
+    return lines
 
 
 def _evaluate(task: Task, some: Sequence[Sample], predictions: Sequence[str | None]) -> dict[str, float]:

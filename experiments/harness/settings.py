@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from personaagent.datasets.lamp.official import SPLITS
+from personaagent.datasets.logs import LOGS
+from personaagent.datasets.registry import SAMPLE_USERS
+from personaagent.datasets.selection import Selection
 from personaagent.experiments.harness.cells import Axes
 from personaagent.experiments.harness.prompts import Prompts
 from personaagent.programs.errors import InputError
 from personaagent.programs.lm.make import OFFLINE
 
 DEFAULT_TRACKING = "sqlite:///runs/mlflow.db"
-SAMPLE_USERS = "sample users"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,13 @@ class StudyOptions:
     search: int | None = None
     retry_failed: bool = False
     dry_run: bool = False
+    split: str = "dev"
+    """Of LaMP's official layout."""
+    users_by: Literal["active", "random"] = "active"
+    columns: Mapping[str, str] | None = None
+    """{role: column} of `logs`."""
+    labels: tuple[str, ...] = ()
+    """Of `logs`."""
     command: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +74,12 @@ class StudyOptions:
         ):
             if value is not None and value < least:
                 raise InputError(f"{option} must be at least {least} but got {value}")
+        if self.split not in SPLITS:
+            raise InputError(f"--split must be train, dev or test, but got {self.split!r}")
+        if self.users_by not in ("active", "random"):
+            raise InputError(f"--users-by must be active or random, but got {self.users_by!r}")
+        if (self.columns or self.labels) and LOGS not in self.tasks:
+            raise InputError("--columns and --labels are of --tasks logs: the LaMP tasks have their own")
         if not 0 <= self.temperature <= 2:
             raise InputError(f"--temperature must be from 0 to 2 but got {self.temperature}")
         if not 0 < self.timeout_seconds < math.inf:
@@ -81,6 +97,10 @@ class StudyOptions:
             raise InputError("--grid and --search exclude each other: a grid is every cell, a search chooses some")
         if self.align_api_base and not self.align_lm:
             raise InputError("--align-api-base needs --align-lm: without it, the alignment uses --lm and --api-base")
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(self.users, self.queries_per_user, self.users_by, self.data_seed)
 
     @property
     def align_model(self) -> str:
@@ -103,6 +123,10 @@ class StudyOptions:
             "prompts": self.prompts.name,
             "prompt texts": self.prompts.digest,
             "data_seed": self.data_seed,
+            "split": self.split,
+            "users_by": self.users_by,
+            "columns": dict(sorted((self.columns or {}).items())),
+            "labels": list(self.labels),
             "align_lm": self.align_lm or "as --lm",
             "api_base": self.api_base,
             "align_api_base": self.align_api_base,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -24,15 +23,15 @@ from dspy.utils.exceptions import (
 )
 from filelock import FileLock, Timeout
 
-from personaagent.datasets.lamp.oppu import load_users, users_from_entries
-from personaagent.datasets.lamp.tasks import TASKS, LabelTask, task_named
-from personaagent.datasets.task import Query, User
+from personaagent.datasets.registry import open_source
+from personaagent.datasets.source import Source, chosen_users, leaked_queries
+from personaagent.datasets.task import Query, Task, User
 from personaagent.experiments.harness.cells import Cell
 from personaagent.experiments.harness.journal import Journal, Unit
 from personaagent.experiments.harness.methods import Models, PersonaAgentMethod, Work, swapped
 from personaagent.experiments.harness.progress import Progress
 from personaagent.experiments.harness.secrets import masked
-from personaagent.experiments.harness.settings import SAMPLE_USERS, StudyOptions, differing
+from personaagent.experiments.harness.settings import StudyOptions, differing
 from personaagent.programs.errors import BudgetError, InputError, PersonaAgentError, StoreError
 from personaagent.programs.lm.make import OFFLINE, make_lm
 from personaagent.programs.lm.meter import Meter, Usage, metering
@@ -67,12 +66,10 @@ class Chain:
 class TaskData:
     """One task of a study: its users, and the method that serves them."""
 
-    task: LabelTask
+    task: Task
     users: list[User]
-    queries: dict[str, tuple[Query, ...]]
-    """By user_id, after --queries-per-user."""
+    """Each with the queries that are asked."""
     source: str
-    digest: str
     method: PersonaAgentMethod
     served_by: dict[str, User] = field(default_factory=dict)
 
@@ -99,7 +96,7 @@ class Study:
         if missing:
             self.notes.append(f"{', '.join(missing)} is in no cell: the centre has n=0; --grid takes the product")
         self._models = self._make_models()
-        self._loaded = {name: self._load(name) for name in options.tasks}
+        self._sources = {name: self._open_source(name) for name in options.tasks}
         self._chosen = {name: self._choose(name) for name in options.tasks}
         self._resources = ExitStack()
         self._stop = threading.Event()
@@ -257,7 +254,7 @@ class Study:
                 served_by = data.served_by[user.user_id]
                 chain = self.chain(served_by, cell)
                 if isinstance(chain.persona, Persona):
-                    for query in data.queries[user.user_id]:
+                    for query in user.queries:
                         yield data.method.answer_work(query, served_by, cell, chain.persona)
 
     def _record_histories(self, progress: Progress) -> None:
@@ -362,36 +359,25 @@ class Study:
             align_lm = make_lm(options.align_lm, api_base=options.align_api_base, **settings)
         return Models(lm, align_lm, options.align_lm, options.api_base, options.align_endpoint, options.temperature)
 
-    def _load(self, name: str) -> tuple[list[User], str, str]:
-        """(users, where they are from, digest) of a task."""
-        task = task_named(name)
-        if self.options.data is not None:
-            users, digest = load_users(self.options.data, task)
-            return users, str(self.options.data), digest
-        if name != "lamp-2m":
-            raise InputError(f"--tasks {name} needs --data FOLDER: the {SAMPLE_USERS} are for lamp-2m only")
-        from personaagent.datasets.sample import sample_users
-
-        entries = sample_users(self.options.data_seed)
-        digest = _digest(entries)
-        return users_from_entries(entries, task, SAMPLE_USERS), SAMPLE_USERS, digest
+    def _open_source(self, name: str) -> Source:
+        options = self.options
+        return open_source(name, options.data, options.split, options.data_seed, options.columns, options.labels)
 
     def _task_data(self, name: str, store: MemoryStore) -> TaskData:
         options = self.options
-        if name not in self._loaded:
-            self._loaded[name] = self._load(name)
+        if name not in self._sources:
+            self._sources[name] = self._open_source(name)
             self._chosen[name] = self._choose(name)
-        _, source, digest = self._loaded[name]
+        source = self._sources[name]
         users = self._chosen[name]
-        queries = {user.user_id: user.queries[: options.queries_per_user] for user in users}
-        unknown = {i.response for user in users for i in user.history} - set(TASKS[name].labels)
-        if unknown:
+        unknown = {i.response for user in users for i in user.history} - set(source.task.labels)
+        if unknown and source.task.labels:
             first = sorted(unknown)[0]
             self.notes.append(
-                f"{name}: histories of {source} hold answers that are no label of the task, such as {first!r}"
+                f"{name}: histories of {source.where} hold answers that are no label of the task, such as {first!r}"
             )
         method = PersonaAgentMethod(
-            task=TASKS[name],
+            task=source.task,
             store=store,
             models=self._models,
             prompts=options.prompts,
@@ -400,21 +386,23 @@ class Study:
             wikipedia_tool=self._wikipedia(),
             workers=options.workers,
         )
-        return TaskData(TASKS[name], users, queries, source, digest, method, swapped(users, options.control))
+        return TaskData(source.task, users, source.where, method, swapped(users, options.control))
 
     def _choose(self, name: str) -> list[User]:
         """The users who are asked."""
         options = self.options
-        every, source, _ = self._loaded[name]
-        # The most active (App. G): longest history, ties by user_id as text.
-        with_queries = [user for user in every if user.queries]
-        users = sorted(with_queries, key=lambda user: (-len(user.history), user.user_id))[: options.users]
-        if not users:
-            raise InputError(f"{source}: no user of {name} has a query to answer")
+        source = self._sources[name]
+        users = chosen_users(source, options.selection)
+        self.notes += source.notes
         if options.control == "swap" and len(users) < 2:
-            raise InputError(f"--control swap needs at least 2 users, but {source} gives {len(users)}")
+            raise InputError(f"--control swap needs at least 2 users, but {source.where} gives {len(users)}")
         if len(users) < options.users:
-            self.notes.append(f"{name}: {options.users} users were asked for and {source} has {len(users)}")
+            self.notes.append(f"{name}: {options.users} users were asked for and {source.where} has {len(users)}")
+        if leaks := leaked_queries(users):
+            self.notes.append(
+                f"{name}: {len(leaks)} queries are in their own user's history, such as {leaks[0][1]!r} of user "
+                f"{leaks[0][0]!r}: recall can look their answers up"
+            )
         return users
 
     def _wikipedia(self) -> dspy.Tool | None:
@@ -428,7 +416,7 @@ class Study:
     # -- study.json -------------------------------------------------------------------------------
 
     def _read_record(self) -> dict[str, Any]:
-        settings = {**self.options.identity, **{f"data {n}": self._loaded[n][2] for n in self.options.tasks}}
+        settings = {**self.options.identity, **{f"data {n}": self._sources[n].digest for n in self.options.tasks}}
         fresh = {"study": 1, "id": uuid4().hex, "settings": settings, "cells": [], "runs": []}
         path = self.out / "study.json"
         if not path.exists():
@@ -481,10 +469,6 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _by_the_cap(failure: BaseException) -> bool:

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from personaagent.datasets.task import Task
 from personaagent.experiments.harness.diff import persona_diff_page
 from personaagent.experiments.harness.results import KEY_COLUMNS, Row, Sample, samples
 from personaagent.experiments.harness.secrets import masked
@@ -21,7 +22,7 @@ from personaagent.experiments.harness.tracking_file import check_file, opened_al
 from personaagent.programs.errors import InputError
 from personaagent.programs.persona import Persona
 
-FILES = ("results.csv", "predictions.jsonl", "personas.jsonl", "scaling.png", "study.json")
+FILES = ("results.csv", "users.csv", "predictions.jsonl", "personas.jsonl", "scaling.png", "study.json")
 _STUDY_TAG, _CELL_TAG, _TRACED_TAG = "personaagent.study", "personaagent.cell", "personaagent.traced"
 _CONNECT_SECONDS = 5.0
 
@@ -162,7 +163,7 @@ class Tracker:
             answered = [s for s in found if s.answered][: study.options.trace_samples]
             done = self._traced.get(run_id, 0)
             for number, sample in enumerate(answered[done:], done + 1):
-                self._trace(run_id, r, sample)
+                self._trace(run_id, study.tasks[c.task].task, r, sample)
                 self._client.set_tag(run_id, _TRACED_TAG, str(number))
                 self._traced[run_id] = number
         self._close(run_id, "KILLED" if r.waiting else "FINISHED")
@@ -180,7 +181,7 @@ class Tracker:
             [RunTag(name, value) for name, value in tags.items()],
         )
 
-    def _trace(self, run_id: str, r: Row, sample: Sample) -> None:
+    def _trace(self, run_id: str, task: Task, r: Row, sample: Sample) -> None:
         """A sample from the journal as an MLflow trace: a span for the question, one for each step."""
         import mlflow
 
@@ -214,7 +215,7 @@ class Tracker:
             outputs={
                 "answer": sample.raw,
                 "reasoning": result.get("reasoning"),
-                "correct": sample.prediction == sample.query.gold,
+                "score": task.score(sample.query.gold, sample.prediction),
             }
         )
 

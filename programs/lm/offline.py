@@ -37,6 +37,7 @@ _DECLARED_FIELD = re.compile(r"^\d+\. `(\w+)` \(", re.MULTILINE)
 _LITERAL = re.compile(r'^\s*(?:"\w+": ")?\{(\w+)\}\s+# note: [^\n]*? one of: ([^\n]+?)(?:",?)?$', re.MULTILINE)
 _TOOL = re.compile(r"^\s*\(\d+\) (\w+), whose description is .*? It takes arguments (\{.*\})\.?\s*$", re.MULTILINE)
 _BRACKETED_LIST = re.compile(r"\[([^\[\]]*,[^\[\]]*)\]")
+_LISTED = re.compile(r"\b[Aa]nswer with ([^\s,]+(?:(?:,| or|, or) [^\s,]+)+)(?=[ .])[^:]{0,60}:")
 _QUOTED = re.compile(r"«([^»]*)»")
 _RECORD_ANSWER = re.compile(r'-> ("(?:[^"\\]|\\.)*")\s*$')
 _SHARE = re.compile(r"\b(\d{1,6}) of (\d{1,6})\b")
@@ -427,9 +428,13 @@ def _recorded_answer(line: str) -> str | None:
 
 
 def _body(question: str) -> tuple[tuple[str, ...], str]:
-    """The possible answers that a bracketed list in the question gives, and what follows the list."""
+    """The possible answers that a list in the question gives, in brackets or after "answer with", and what follows."""
     match = _BRACKETED_LIST.search(question)
     if not match:
+        match = _LISTED.search(question)
+        if match:
+            listed = tuple(re.sub(r",? or ", ", ", match.group(1)).split(", "))
+            return listed, question[match.end() :].strip() or question
         return (), question
     listed = tuple(part.strip() for part in match.group(1).split(",") if part.strip())
     after = re.sub(r"^\s*\w+:\s*", "", question[match.end() :]).strip()

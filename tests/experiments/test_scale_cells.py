@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 
 from personaagent.datasets.lamp.tasks import LAMP_2M, TASKS
+from personaagent.datasets.selection import cut_history
+from personaagent.datasets.source import chosen_users
+from personaagent.datasets.task import User
+from personaagent.experiments.harness import study as study_module
 from personaagent.experiments.harness.prompts import Prompts
 from personaagent.experiments.harness.settings import StudyOptions
 from personaagent.experiments.harness.study import Study
@@ -126,7 +130,7 @@ def test_other_prompts_are_the_ones_that_are_sent(run_study: Run, options: Make,
 
 def test_another_task_needs_data(options: Make, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "lamp-9x", replace(LAMP_2M, name="lamp-9x"))
-    with pytest.raises(InputError, match=r"--tasks lamp-9x needs --data FOLDER"):
+    with pytest.raises(InputError, match=r"--tasks lamp-9x needs --data, a folder"):
         Study(options(tasks=("lamp-9x",), data=None))
 
 
@@ -162,9 +166,14 @@ def test_a_dry_run_projects_what_the_offline_reader_is_then_run_study(
 
 
 def test_a_dry_run_makes_no_call_and_counts_a_user_without_history_as_nothing_to_align(
-    run_study: Run, options: Make, engine: Any, users_folder: Any, capsys: Any
+    run_study: Run, options: Make, engine: Any, users_folder: Any, capsys: Any, monkeypatch: Any
 ) -> None:
-    users_folder({"new": (0, 1)})
+    users_folder({"new": (1, 1)})
+
+    def cut(source: Any, selection: Any) -> list[User]:
+        return [cut_history(user, 0) for user in chosen_users(source, selection)]
+
+    monkeypatch.setattr(study_module, "chosen_users", cut)
     assert run_study(options(users=1, axes=((2,), (1,), (3,)), dry_run=True)) == 0
     assert engine.calls == []
     assert "about 3 LM calls" in " ".join(capsys.readouterr().out.split())

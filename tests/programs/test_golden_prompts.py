@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 import pytest
 
-from personaagent.datasets.lamp.tasks import LAMP_2M
+from personaagent.datasets.lamp.tasks import LAMP_2M, LAMP_4
 from personaagent.optimizers import PersonaAlignment
 from personaagent.programs import Interaction, MemoryStore, PersonaAgent, SemanticMemory
 from personaagent.programs.tools.wikipedia import DESCRIPTION
@@ -81,3 +81,19 @@ def test_the_prompt_is_the_golden_one(prompts: dict[str, str], role: str, name: 
     if os.environ.get("GOLDEN_REWRITE"):
         path.write_bytes(prompts[role].encode())
     assert prompts[role].encode() == path.read_bytes(), f"{path} differs; `make golden` rewrites it, then read the diff"
+
+
+def test_the_gradient_of_a_text_is_told_what_differs(encoder: Any, scripted: Any) -> None:
+    item = {"id": "1", "text": "A tower was lit again.", "title": "Old Tower: Light At Last", "date": "2007-08-31"}
+    history = [LAMP_4.interaction("ann", item, 0)]
+    store = MemoryStore(encoder=encoder)
+    store.add(history)
+    student = PersonaAgent(LAMP_4.signature, memory=store, memories=0).for_user("ann")
+    lm, engine = scripted(two_tools)
+    with dspy.context(lm=lm):
+        examples = [i.to_example("query", "answer") for i in history]
+        PersonaAlignment(1, metric=LAMP_4.metric).compile(student, trainset=examples)
+    [call] = [call for call in engine.calls if call.role == "gradient"]
+    test_the_prompt_is_the_golden_one(
+        {"gradient": f"<system>\n{call.system}\n<user>\n{call.user}\n"}, "gradient", "gradient_text"
+    )

@@ -110,3 +110,20 @@ def test_each_lm_has_its_colour_and_all_values_have_their_tick(opened: Any, opti
 def test_a_long_source_is_shortened_and_a_control_is_named(opened: Any, options: Any, drawn: Any) -> None:
     title = drawn(opened(options(control="swap"))).get_suptitle()
     assert "control: swap" in title and "…" in title
+
+
+def test_each_task_has_a_row_with_its_own_metrics(opened: Any, options: Any, drawn: Any, synthetic: Any) -> None:
+    data = synthetic("lamp-4")
+    (synthetic("lamp-2n") / "news_categorize").rename(data / "news_categorize")
+    figure = drawn(opened(options(tasks=("lamp-4", "lamp-2n"), data=data, axes=((0, 2), (1,), (3,)))))
+    rows = [lines_of(axis) for axis in (figure.axes[0], figure.axes[3])]
+    assert [sorted(line.partition(",")[0] for line in row) for row in rows] == [
+        ["accuracy", "macro-F1"],
+        ["ROUGE-1", "ROUGE-L"],
+    ]
+
+
+def test_the_axis_of_an_error_says_that_lower_is_better(opened: Any, options: Any, drawn: Any, synthetic: Any) -> None:
+    figure = drawn(opened(options(tasks=("lamp-3",), data=synthetic("lamp-3"), axes=((0, 2), (1,), (3,)))))
+    assert figure.axes[0].get_ylabel() == "MAE, RMSE (lower is better)"
+    assert figure.axes[0].get_ylim()[0] == 0

@@ -12,6 +12,10 @@ from dspy import lm15
 from sklearn.metrics import accuracy_score, f1_score
 
 from personaagent.datasets.lamp.tasks import LAMP_2M
+from personaagent.datasets.selection import cut_history
+from personaagent.datasets.source import chosen_users
+from personaagent.datasets.task import User
+from personaagent.experiments.harness import study as study_module
 from personaagent.experiments.harness.results import COLUMNS, KEY_COLUMNS
 
 ISSUE_COLUMNS = (
@@ -173,8 +177,16 @@ def test_waiting_samples_are_in_no_count(opened: Any, options: Any, rows: Any) -
     assert (row.values["answered"], row.values["failed"], row.waiting) == (2, 0, 4)
 
 
-def test_a_user_without_a_history_is_served(opened: Any, options: Any, users_folder: Any, rows: Any) -> None:
-    users_folder({"ann": (6, 2), "new": (0, 2)})
+def test_a_user_without_a_history_is_served(
+    opened: Any, options: Any, users_folder: Any, rows: Any, monkeypatch: Any
+) -> None:
+    users_folder({"ann": (6, 2), "new": (1, 2)})
+
+    def cut(source: Any, selection: Any) -> list[User]:
+        ann, new = chosen_users(source, selection)
+        return [ann, cut_history(new, 0)]
+
+    monkeypatch.setattr(study_module, "chosen_users", cut)
     study = opened(options(axes=((0, 2), (2,), (0, 3)), users=2))
     assert all(row.values["answered"] == 4 and row.waiting == 0 for row in rows(study))
 

@@ -1,0 +1,151 @@
+"""A LaMP task's users out of its files, through the cache."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from personaagent.datasets.lamp.cache import RowTable, StoredRow, cached
+from personaagent.datasets.lamp.citation import SURROGATE_NOTE, with_references
+from personaagent.datasets.lamp.layout import Files, find_files
+from personaagent.datasets.lamp.official import official_rows
+from personaagent.datasets.lamp.oppu import checked_rows, oppu_rows
+from personaagent.datasets.lamp.records import file_digest
+from personaagent.datasets.lamp.tasks import LAMP_1, LampTask
+from personaagent.datasets.selection import UserSize
+from personaagent.datasets.source import UserTable
+from personaagent.datasets.task import Query, User
+from personaagent.programs.errors import InputError
+
+_POOL_ROWS = 500
+"""Records that unrelated references are drawn from; of a large file a part is enough."""
+
+
+def open_lamp(folder: Path, task: LampTask, split: str = "dev", data_seed: int = 0) -> LampSource:
+    """The users of a task, in OPPU's or the official layout.
+
+    The files are read once, record by record, into a cache on disk (`cache.py`); peak memory does not depend on
+    their size.
+
+    Args:
+        folder: see `layout.find_files`.
+        task: one of `TASKS`.
+        split: of the official layout.
+        data_seed: draws LaMP-1's unrelated references.
+
+    Raises:
+        InputError: if files are missing or wrong: which one, where in it, what to do.
+        StoreError: if the cache cannot be written.
+    """
+    files = find_files(folder, task, split)
+    digest = file_digest(files.read)
+    rows = official_rows if files.layout == "official" else oppu_rows
+    # The names too: an empty file leaves the digest as it is without one.
+    key = [digest, task.name, files.layout, *(path.name for path in files.read)]
+    table = cached(key, partial(rows, files.main, task, files.golds))
+    others = None
+    if files.others is not None:
+        others = cached([*key, "others"], partial(oppu_rows, files.others, task, None))
+    return LampSource(task, files, digest, table, others, data_seed)
+
+
+@dataclass(frozen=True)
+class LampSource:
+    """See `datasets.source.Source`."""
+
+    task: LampTask
+    files: Files
+    digest: str
+    table: RowTable
+    others: RowTable | None
+    data_seed: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        return str(self.files.main.parent)
+
+    def sizes(self, queries_per_user: int | None = None) -> list[UserSize]:
+        found = []
+        for user_id, indices in self._rows_of.items():
+            asked = indices[:queries_per_user] if len(indices) > 1 else indices
+            # The intersection of profiles is no longer than the shortest.
+            history = min(self.table.lengths[i] for i in asked)
+            found.append(UserSize(user_id, history, sum(self.table.query_counts[i] for i in asked)))
+        return found
+
+    def user(self, user_id: str, queries_per_user: int | None = None) -> User:
+        """A user, with history and the first so many queries. See `record`."""
+        record = self.record(user_id, queries_per_user)
+        items: list[dict[str, Any]] = list(record.items)
+        if self.task is LAMP_1:
+            if any(item.get("citation") is None for item in items) and SURROGATE_NOTE not in self.notes:
+                self.notes.append(SURROGATE_NOTE)
+            try:
+                items = with_references(items, user_id, self._pool, self.data_seed)
+            except InputError as error:
+                raise InputError(f"{self.files.main}: {error}") from None
+        history = []
+        for number, item in enumerate(items):
+            try:
+                history.append(self.task.interaction(user_id, item, number))
+            except InputError as error:
+                raise InputError(f"{self.files.main}: user {user_id!r}, profile item {number}: {error}") from None
+        history.sort(key=lambda interaction: interaction.position)
+        return User(user_id, tuple(history), tuple(Query(q.id, q.input, q.gold) for q in record.queries))
+
+    def users(self) -> Iterator[User]:
+        """Every user with all queries, one at a time."""
+        return (self.user(user_id) for user_id in self._rows_of)
+
+    def record(self, user_id: str, queries_per_user: int | None = None) -> StoredRow:
+        """A user as the files have it: items and the first so many queries.
+
+        Where each question has a profile of its own, as in the time-based split, the items are what all of the asked
+        ones have: no question sees what came after it.
+        """
+        indices = self._rows_of[user_id]
+        rows = list(self.table.rows(indices[:queries_per_user] if len(indices) > 1 else indices))
+        common = set.intersection(*({str(item["id"]) for item in row.items} for row in rows))
+        items = tuple(item for item in rows[0].items if str(item["id"]) in common)
+        queries = tuple(query for row in rows for query in row.queries)
+        return StoredRow(user_id, items, queries[:queries_per_user])
+
+    @property
+    def user_ids(self) -> list[str]:
+        """Every user, in the files' order."""
+        return list(self._rows_of)
+
+    @cached_property
+    def _rows_of(self) -> dict[str, list[int]]:
+        found: defaultdict[str, list[int]] = defaultdict(list)
+        for index, user_id in enumerate(self.table.user_ids):
+            found[user_id].append(index)
+        return dict(found)
+
+    @cached_property
+    def _pool(self) -> list[tuple[str, str]]:
+        """(user_id, title) of papers of many users."""
+        table = self.others or self.table
+        drawn = random.Random(f"pool {self.data_seed}").sample(range(len(table)), min(len(table), _POOL_ROWS))
+        return [(row.user_id, str(item["title"])) for row in table.rows(sorted(drawn)) for item in row.items]
+
+
+def users_from_entries(entries: Sequence[Mapping[str, Any]], task: LampTask, where: str, digest: str) -> UserTable:
+    """Users from entries of OPPU's shape that are in memory: `user_id`, `profile` and `query`.
+
+    Raises:
+        InputError: as the reader of OPPU's files.
+    """
+    users = []
+    for row in checked_rows(entries, task, where):
+        history = [task.interaction(row.user_id, item, number) for number, item in enumerate(row.items)]
+        history.sort(key=lambda interaction: interaction.position)
+        queries = tuple(Query(q.id, q.input, q.gold) for q in row.queries)
+        users.append(User(row.user_id, tuple(history), queries))
+    return UserTable(task, where, digest, tuple(users))
