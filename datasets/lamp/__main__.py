@@ -28,7 +28,7 @@ _Split = Annotated[str, typer.Option("--split", help="train, dev or test.")]
 
 @application.command("describe")
 def describe_command(
-    folder: Annotated[Path, typer.Argument(help="Of a split, of a task, or a root of several.")],
+    folder: Annotated[Path, typer.Argument(readable=False, help="Of a split, of a task, or a root of several.")],
     task: Annotated[str | None, typer.Option("--task", help="Default: all that are found.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="train, dev or test. Default: all.")] = None,
 ) -> None:

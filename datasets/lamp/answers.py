@@ -168,9 +168,10 @@ class ScoredTask:
     def metric(
         self, example: Any, pred: Any, trace: Any = None, pred_name: str | None = None, pred_trace: Any = None
     ) -> float | dspy.Prediction:
-        prediction = None if pred.answer is None else self.parse(str(pred.answer))
-        goodness = 0.0 if prediction is None else self.answers.goodness(example.answer, prediction)
+        gold, raw = str(example.answer), getattr(pred, "answer", None)
+        prediction = None if raw is None else self.parse(str(raw))
+        goodness = 0.0 if prediction is None else self.answers.goodness(gold, prediction)
         # BootstrapFewShot asks whether the metric is true, and every Prediction is.
         if trace is not None and pred_name is None:
             return goodness
-        return dspy.Prediction(score=goodness, feedback=self.answers.feedback(example.answer, prediction))
+        return dspy.Prediction(score=goodness, feedback=self.answers.feedback(gold, prediction))

@@ -6,16 +6,19 @@ import hashlib
 import json
 import os
 import shutil
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
-from personaagent.programs.errors import StoreError
+from personaagent.programs.errors import InputError, StoreError
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of every key: another way to write rows makes other files."""
 _ROWS_A_BATCH = 16
 _ROWS_A_MAP = 128
@@ -48,14 +51,21 @@ class RowTable:
         folder: one that `cached` has made.
 
     Raises:
-        OSError, ValueError, KeyError: if it is not whole.
+        OSError, ValueError, KeyError, TypeError: if it is not whole.
     """
 
     def __init__(self, folder: Path) -> None:
+        from datasets import Dataset
+
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         self._path = str(folder / "rows.arrow")
         if os.path.getsize(self._path) != index["bytes"]:
             raise ValueError(f"{self._path} is damaged")
+        lists = [index[name] for name in ("user_ids", "lengths", "query_counts")]
+        ids = np.fromfile(folder / "ids.bin", dtype=np.int64)
+        if {len(one) for one in lists} != {len(Dataset.from_file(self._path))} or len(ids) != sum(index["lengths"]):
+            raise ValueError(f"{folder} is damaged")
+        self._ids = np.split(ids, np.cumsum(index["lengths"])[:-1])
         self.user_ids: list[str] = index["user_ids"]
         self.lengths: list[int] = index["lengths"]
         """Items of each row."""
@@ -66,19 +76,33 @@ class RowTable:
     def __len__(self) -> int:
         return len(self.user_ids)
 
+    def in_common(self, indices: Sequence[int]) -> int:
+        """How many items all of these rows have, by id."""
+        if len(indices) == 1:
+            return self.lengths[indices[0]]
+        return len(reduce(np.intersect1d, (self._ids[index] for index in indices)))
+
     def rows(self, indices: Sequence[int]) -> Iterator[StoredRow]:
-        """These rows, one at a time."""
+        """These rows, one at a time.
+
+        Raises:
+            StoreError: if they are damaged.
+        """
         from datasets import Dataset
 
         for start in range(0, len(indices), _ROWS_A_MAP):
-            table = Dataset.from_file(self._path)
-            for index in indices[start : start + _ROWS_A_MAP]:
-                row = table[index]
-                yield StoredRow(
-                    row["user_id"],
-                    tuple(json.loads(item) for item in row["items"]),
-                    tuple(StoredQuery(*json.loads(query)) for query in row["queries"]),
-                )
+            try:
+                table = Dataset.from_file(self._path)
+                for index in indices[start : start + _ROWS_A_MAP]:
+                    row = table[index]
+                    yield StoredRow(
+                        row["user_id"],
+                        tuple(json.loads(item) for item in row["items"]),
+                        tuple(StoredQuery(*json.loads(query)) for query in row["queries"]),
+                    )
+            except (OSError, ValueError, TypeError) as error:  # Arrow's own are such, too
+                folder = os.path.dirname(self._path)
+                raise StoreError(f"{folder}: the cache is damaged: delete this folder, and it is made again") from error
 
 
 def cached(key: Sequence[str], rows: Callable[[], Iterable[StoredRow]]) -> RowTable:
@@ -118,7 +142,7 @@ def _opened(folder: Path) -> RowTable | None:
     """The rows of a folder; None if they are not there, or not whole: a tidied disk, a power cut."""
     try:
         return RowTable(folder)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -133,10 +157,15 @@ def _make(folder: Path, rows: Iterable[StoredRow]) -> None:
     made.mkdir()
     features = Features(user_id=Value("string"), items=List(Value("large_string")), queries=List(Value("large_string")))
     index: dict[str, Any] = {"user_ids": [], "lengths": [], "query_counts": [], "golds": True}
+    ids = array("q")
     try:
         with ArrowWriter(features=features, path=str(made / "rows.arrow"), writer_batch_size=_ROWS_A_BATCH) as writer:
             for row in rows:
-                items = [json.dumps(item) for item in row.items]
+                try:
+                    items = [json.dumps(item) for item in row.items]
+                except RecursionError:
+                    raise InputError(f"user {row.user_id!r}: an item of the profile is nested too deeply") from None
+                ids.extend(_hash(str(item["id"])) for item in row.items)
                 queries = [json.dumps([q.id, q.input, q.gold]) for q in row.queries]
                 writer.write({"user_id": row.user_id, "items": items, "queries": queries})
                 index["user_ids"].append(row.user_id)
@@ -144,6 +173,8 @@ def _make(folder: Path, rows: Iterable[StoredRow]) -> None:
                 index["query_counts"].append(len(queries))
                 index["golds"] = index["golds"] and all(q.gold for q in row.queries)
             writer.finalize()
+        with (made / "ids.bin").open("wb") as file:
+            ids.tofile(file)
         index["bytes"] = os.path.getsize(made / "rows.arrow")
         (made / "index.json").write_text(json.dumps(index), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -151,3 +182,8 @@ def _make(folder: Path, rows: Iterable[StoredRow]) -> None:
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
+
+
+def _hash(text: str) -> int:
+    """64 bits that are the same in every process, as `hash` is not."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)

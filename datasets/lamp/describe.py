@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -123,8 +123,8 @@ class Description:
                 self.repeated += 1
                 self.contradicting += answers[text][0] != one.response
             answers.setdefault(text, []).append(one.response)
-        words = {text: frozenset(text.split()) for text in answers}
         asked: set[str] = set()
+        alone: dict[str, list[str]] = {}
         for query in user.queries:
             text, gold = _text(query.input, task), _gold(query, task)
             self._queries.add(text, number)
@@ -136,10 +136,11 @@ class Description:
                 self.in_history_by_text += 1
                 self.same_gold_by_text += gold in answers[text]
             else:
-                own = frozenset(text.split())
-                near = [answer for other, those in answers.items() if _near(own, words[other]) for answer in those]
-                self.nearly_in_history += bool(near)
-                self.same_gold_nearly += gold in near
+                alone.setdefault(text, []).append(gold)
+        near = _nearest(alone, answers)
+        for text, golds in alone.items():
+            self.nearly_in_history += len(golds) if text in near else 0
+            self.same_gold_nearly += sum(gold in near.get(text, ()) for gold in golds)
 
     def texts_of_several_users(self) -> int:
         """Texts that items of more than one user have."""
@@ -358,6 +359,18 @@ def _gold(query: Query, task: LampTask) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold())) or text.strip()  # of signs alone: as they are
+
+
+def _nearest(asked: Mapping[str, object], answers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """{text asked: the answers of its near-duplicates}. Only the words of what is asked are all in memory."""
+    words = [(text, frozenset(text.split())) for text in asked]
+    found: dict[str, list[str]] = {}
+    for other, those in answers.items() if words else ():
+        own = frozenset(other.split())
+        for text, of_text in words:
+            if _near(of_text, own):
+                found.setdefault(text, []).extend(those)
+    return found
 
 
 def _near(one: frozenset[str], other: frozenset[str]) -> bool:

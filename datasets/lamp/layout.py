@@ -47,7 +47,8 @@ def find_files(folder: Path, task: LampTask, split: str = "dev") -> Files:
         raise InputError(f"--split must be train, dev or test, but got {split!r}")
     try:
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; --data takes a folder of LaMP files, see README")
+            said = "is a file" if folder.exists() else "no such folder"
+            raise InputError(f"{folder}: {said}; --data takes a folder of LaMP files, see README")
     except OSError as error:
         raise unreadable(folder, error) from None
     if not os.access(folder, os.R_OK | os.X_OK):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from personaagent.datasets.lamp.cache import StoredQuery, StoredRow
-from personaagent.datasets.lamp.records import an_object, first_kind, kind, required, stream, unique
+from personaagent.datasets.lamp.records import an_object, first_kind, required, stream, unique
 from personaagent.datasets.lamp.tasks import LampTask
 from personaagent.programs.errors import InputError
 
@@ -22,7 +22,7 @@ def oppu_rows(path: Path, task: LampTask, labels: Path | None) -> Iterator[Store
     Args:
         path: of `user_top_100_history.json` or `user_others.json`.
         task: whose items these are.
-        labels: the label file, whose golds are preferred to the users' own.
+        labels: the label file; where the users have golds of their own, they must be the same.
 
     Raises:
         InputError: naming file, user, item, field and value.
@@ -30,7 +30,13 @@ def oppu_rows(path: Path, task: LampTask, labels: Path | None) -> Iterator[Store
     golds = None if labels is None else golds_by_id(labels, task)
     unused = set(golds or ())
     for row in checked_rows(a_list(path, "users"), task, str(path), golds):
-        unused.difference_update(query.id for query in row.queries)
+        for query in row.queries if golds else ():
+            if query.id not in unused:
+                raise InputError(
+                    f"{path}: user {row.user_id!r}: query id {query.id!r} is also another user's, so "
+                    f"its gold in {LABEL_FILE} is not clear: give each query an id of its own"
+                )
+            unused.remove(query.id)
         yield row
     if unused:
         raise InputError(
@@ -66,7 +72,7 @@ def checked_rows(
         entries: one a user.
         task: says what an item and a gold must be.
         where: named in errors.
-        golds: by query id; they are preferred to the entries' own.
+        golds: by query id; where the entries have their own, they must be the same.
 
     Raises:
         InputError: naming user, item, field and value.
@@ -81,10 +87,9 @@ def checked_rows(
             raise InputError(f"{place}: this user_id occurs twice")
         seen.add(user_id)
         items = checked_items(entry, task, place)
-        queries = []
-        for number, query in enumerate(required(entry, "query", (list,), place, empty=True)):
-            queries.append(_query(query, f"{place}, query {number}", task, golds))
-        unique([q.id for q in queries], f"{place}, query")
+        asked = required(entry, "query", (list,), place, empty=True)
+        unique([str(query["id"]) for query in asked if isinstance(query, Mapping) and "id" in query], f"{place}, query")
+        queries = [_query(query, f"{place}, query {number}", task, golds) for number, query in enumerate(asked)]
         yield StoredRow(user_id, tuple(items), tuple(queries))
 
 
@@ -125,18 +130,19 @@ def golds_by_id(path: Path, task: LampTask) -> dict[str, str]:
     Raises:
         InputError: naming entry, field and value.
     """
-    [content] = stream(path, "")
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: expected an object with 'golds', but found {kind(content)}")
-    entries = required(content, "golds", (list,), str(path))
+    if (found := first_kind(path)) not in ("an object", ""):
+        raise InputError(f"{path}: expected an object with 'golds', but found {found}")
     golds: dict[str, str] = {}
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(stream(path, "golds.item")):
         place = f"{path}: golds at index {index}"
         entry = an_object(entry, place)
         query_id = str(required(entry, "id", (str, int), place))
         if query_id in golds:
             raise InputError(f"{place}: id {query_id!r} occurs twice")
         golds[query_id] = checked_gold(str(required(entry, "output", (str, int), place)), task, place)
+    if not golds:
+        [content] = stream(path, "")
+        required(content, "golds", (list,), str(path))
     return golds
 
 
@@ -161,5 +167,8 @@ def _query(entry: Any, place: str, task: LampTask, golds: Mapping[str, str] | No
     if golds is not None:
         if query_id not in golds:
             raise InputError(f"{place}: no label with this id in {LABEL_FILE}")
+        own = str(entry.get("gold", golds[query_id])).strip()
+        if own != golds[query_id].strip():
+            raise InputError(f"{place}: gold {own!r} here, and {golds[query_id]!r} in {LABEL_FILE}")
         return StoredQuery(query_id, text, golds[query_id])
     return StoredQuery(query_id, text, checked_gold(str(required(entry, "gold", (str, int), place)), task, place))

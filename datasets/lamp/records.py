@@ -29,7 +29,7 @@ _STARTS = (
     (b"\xfe\xff", "it is UTF-16, and UTF-8 is expected: save it as UTF-8"),
     (b"\xef\xbb\xbf", "it begins with a byte order mark: save it as UTF-8 without one"),
 )
-_NESTED = re.compile(rb"[\[{](?:[\s\"\w:]*[\[{]){500}")
+_NESTED = re.compile(rb"[\[{](?:[^\[\]{}]{0,200}[\[{]){500}")
 """So deep is nothing of LaMP's, and ijson's memory grows with the square of the depth: 100 kB of [ take 25 GB."""
 _SHOWN = 64
 """Characters of a wrong value that a message shows."""

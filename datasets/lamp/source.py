@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from personaagent.datasets.lamp.cache import RowTable, StoredRow, cached
-from personaagent.datasets.lamp.citation import SURROGATE_NOTE, with_references
+from personaagent.datasets.lamp.citation import SURROGATE_NOTE, reference_titles, with_references
 from personaagent.datasets.lamp.layout import Files, find_files
 from personaagent.datasets.lamp.official import official_rows
 from personaagent.datasets.lamp.oppu import checked_rows, oppu_rows
@@ -29,8 +29,8 @@ _POOL_ROWS = 500
 def open_lamp(folder: Path, task: LampTask, split: str = "dev", data_seed: int = 0) -> LampSource:
     """The users of a task, in OPPU's or the official layout.
 
-    The files are read once, record by record, into a cache on disk (`cache.py`); peak memory does not depend on
-    their size.
+    The files are read once, record by record, into a cache on disk (`cache.py`): peak memory depends on the largest
+    record and on the users that are taken, not on the size of the files.
 
     Args:
         folder: see `layout.find_files`.
@@ -47,10 +47,10 @@ def open_lamp(folder: Path, task: LampTask, split: str = "dev", data_seed: int =
     rows = official_rows if files.layout == "official" else oppu_rows
     # The names too: an empty file leaves the digest as it is without one.
     key = [digest, task.name, files.layout, *(path.name for path in files.read)]
-    table = cached(key, partial(rows, files.main, task, files.golds))
+    table = cached(key, partial(_with_remedy, partial(rows, files.main, task, files.golds)))
     others = None
     if files.others is not None:
-        others = cached([*key, "others"], partial(oppu_rows, files.others, task, None))
+        others = cached([*key, "others"], partial(_with_remedy, partial(oppu_rows, files.others, task, None)))
     return LampSource(task, files, digest, table, others, data_seed)
 
 
@@ -74,9 +74,8 @@ class LampSource:
         found = []
         for user_id, indices in self._rows_of.items():
             asked = indices[:queries_per_user] if len(indices) > 1 else indices
-            # The intersection of profiles is no longer than the shortest.
-            history = min(self.table.lengths[i] for i in asked)
-            found.append(UserSize(user_id, history, sum(self.table.query_counts[i] for i in asked)))
+            queries = sum(self.table.query_counts[i] for i in asked)
+            found.append(UserSize(user_id, self.table.in_common(asked), queries))
         return found
 
     def user(self, user_id: str, queries_per_user: int | None = None) -> User:
@@ -86,8 +85,9 @@ class LampSource:
         if self.task is LAMP_1:
             if any(item.get("citation") is None for item in items) and SURROGATE_NOTE not in self.notes:
                 self.notes.append(SURROGATE_NOTE)
+            asked = [title for q in record.queries for title in reference_titles(q.input)]
             try:
-                items = with_references(items, user_id, self._pool, self.data_seed)
+                items = with_references(items, user_id, self._pool, self.data_seed, asked)
             except InputError as error:
                 raise InputError(f"{self.files.main}: {error}") from None
         history = []
@@ -112,7 +112,9 @@ class LampSource:
         indices = self._rows_of[user_id]
         rows = list(self.table.rows(indices[:queries_per_user] if len(indices) > 1 else indices))
         common = set.intersection(*({str(item["id"]) for item in row.items} for row in rows))
-        items = tuple(item for item in rows[0].items if str(item["id"]) in common)
+        # Of the shortest: should an item differ between them, as it was earliest.
+        shortest = min(rows, key=lambda row: len(row.items))
+        items = tuple(item for item in shortest.items if str(item["id"]) in common)
         queries = tuple(query for row in rows for query in row.queries)
         return StoredRow(user_id, items, queries[:queries_per_user])
 
@@ -134,6 +136,17 @@ class LampSource:
         table = self.others or self.table
         drawn = random.Random(f"pool {self.data_seed}").sample(range(len(table)), min(len(table), _POOL_ROWS))
         return [(row.user_id, str(item["title"])) for row in table.rows(sorted(drawn)) for item in row.items]
+
+
+def _with_remedy(rows: Callable[[], Iterator[StoredRow]]) -> Iterator[StoredRow]:
+    """Rows; an error in one of the records says what to do about it."""
+    try:
+        yield from rows()
+    except InputError as error:
+        said = str(error)
+        if " at index " in said and "not valid JSON" not in said and not said.endswith("?"):
+            said += ". Correct it in the file, or leave that record out"
+        raise InputError(said) from None
 
 
 def users_from_entries(entries: Sequence[Mapping[str, Any]], task: LampTask, where: str, digest: str) -> UserTable:

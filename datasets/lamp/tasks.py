@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 
 from personaagent.datasets.lamp.answers import LabelAnswers, RatingAnswers, ScoredTask, TextAnswers
+from personaagent.datasets.lamp.records import kind
 from personaagent.programs.errors import InputError
 from personaagent.programs.interaction import Interaction, normalise_timestamp
 
@@ -67,9 +68,12 @@ class LampTask(ScoredTask):
         for name in names:
             if name not in item:
                 raise InputError(f"field {name!r} is missing")
-            wrong = not isinstance(item[name], str | int) or isinstance(item[name], bool)
-            if wrong or not str(item[name]).strip():
-                raise InputError(f"field {name!r} must be text and not empty, but is {item[name]!r}")
+            # A text may be blank, as in real data: news without a description. An id and an answer may not.
+            needed = name in ("id", self.answer_field)
+            text = isinstance(item[name], str | int) and not isinstance(item[name], bool)
+            if not text or (needed and not str(item[name]).strip()):
+                expected = "text and not empty" if needed else "text"
+                raise InputError(f"field {name!r} must be {expected}, but is {kind(item[name])}")
         try:
             normalise_timestamp(item.get("date", ""))
         except InputError as error:
@@ -80,7 +84,7 @@ class LampTask(ScoredTask):
         values = {name: str(item[name]) for name in self.fields}
         query, corpus = self.question.format_map(values), self.corpus.format_map(values)
         date = item.get("date", "")
-        return Interaction(user_id, values["id"], query, values[self.answer_field], date, ordinal, text=corpus)
+        return Interaction(user_id, values["id"], query, values[self.answer_field], date, ordinal, text=corpus.strip())
 
     def asks(self, question: str) -> bool:
         """Whether a question begins as the official ones of this task do."""

@@ -11,7 +11,9 @@ import typer
 Tasks = Annotated[str, typer.Option("--tasks", help="Tasks, comma-separated.")]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="LaMP's files (official or OPPU's), or a log file. Default: the sample users."),
+    typer.Option(
+        "--data", readable=False, help="LaMP's files (official or OPPU's), or a log file. Default: the sample users."
+    ),
 ]
 Split = Annotated[str, typer.Option("--split", help="train, dev or test, of LaMP's official layout.")]
 Columns = Annotated[

@@ -398,6 +398,10 @@ class Study:
             raise InputError(f"--control swap needs at least 2 users, but {source.where} gives {len(users)}")
         if len(users) < options.users:
             self.notes.append(f"{name}: {options.users} users were asked for and {source.where} has {len(users)}")
+        if empty := sum(not user.history for user in users):
+            self.notes.append(
+                f"{name}: {empty} users have no history: the profiles of their asked questions have nothing in common"
+            )
         if leaks := leaked_queries(users):
             self.notes.append(
                 f"{name}: {len(leaks)} queries are in their own user's history, such as {leaks[0][1]!r} of user "

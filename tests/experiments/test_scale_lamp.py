@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -107,3 +108,13 @@ def test_users_are_drawn_by_seed_where_that_is_asked(
         drawn.append({row["user_id"] for row in rows(out / "users.csv")})
     assert len({frozenset(users) for users in drawn}) > 1
     assert drawn != [{"u7", "u6"}] * 4
+
+
+def test_profiles_with_nothing_in_common_are_a_note(run_study: Run, options: Make, synthetic: Any, capsys: Any) -> None:
+    data = synthetic("lamp-3", "time")
+    [file] = data.rglob("dev_questions.json")
+    questions = json.loads(file.read_text())
+    questions[1]["profile"] = [{**one, "id": f"other-{one['id']}"} for one in questions[1]["profile"]]
+    file.write_text(json.dumps(questions))
+    assert run_study(options(tasks=("lamp-3",), data=data, axes=((0,), (1,), (0,)), lm="offline")) == 0
+    assert "note: lamp-3: 1 users have no history" in " ".join(capsys.readouterr().out.split())

@@ -36,7 +36,11 @@ def left(cache: Path) -> list[str]:
 
 
 def whole(cache: Path) -> bool:
-    return len(left(cache)) == 1 and sorted(os.listdir(cache / left(cache)[0])) == ["index.json", "rows.arrow"]
+    return len(left(cache)) == 1 and sorted(os.listdir(cache / left(cache)[0])) == [
+        "ids.bin",
+        "index.json",
+        "rows.arrow",
+    ]
 
 
 # --- what is kept ----------------------------------------------------------------------------------
@@ -219,3 +223,28 @@ def test_the_index_is_small(cache: Path) -> None:
     cached(["key"], lambda: [row])
     index = json.loads((cache / left(cache)[0] / "index.json").read_text())
     assert len(json.dumps(index)) < 200
+
+
+@pytest.mark.parametrize("name", ["rows.arrow", "index.json", "ids.bin"])
+def test_bytes_that_were_overwritten_are_noticed(cache: Path, name: str) -> None:
+    cached(["key"], lambda: ROWS)
+    [folder] = [path for path in cache.iterdir() if path.is_dir()]
+    size = (folder / name).stat().st_size
+    (folder / name).write_bytes(b"[]" + b" " * (size - 2) if name == "index.json" else b"\0" * (size - size % 8 - 8))
+    assert list(cached(["key"], lambda: ROWS).rows(range(len(ROWS)))) == list(ROWS)
+
+
+def test_rows_that_cannot_be_read_any_more_say_which_folder_to_delete(cache: Path) -> None:
+    table = cached(["key"], lambda: ROWS)
+    [folder] = [path for path in cache.iterdir() if path.is_dir()]
+    raw = bytearray((folder / "rows.arrow").read_bytes())
+    raw[:400] = b"\0" * 400
+    (folder / "rows.arrow").write_bytes(bytes(raw))
+    with pytest.raises(StoreError, match=f"{folder}: the cache is damaged: delete this folder"):
+        list(table.rows([0]))
+
+
+def test_what_rows_have_in_common_is_counted_by_id(cache: Path) -> None:
+    rows = [StoredRow("u", tuple({"id": key} for key in keys), ()) for keys in ("abc", "bcd", "cde", "c")]
+    table = cached(["common"], lambda: rows)
+    assert [table.in_common(some) for some in ([0], [0, 1], [0, 1, 2], [0, 1, 2, 3])] == [3, 2, 1, 1]

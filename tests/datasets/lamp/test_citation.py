@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personaagent.datasets.lamp.citation import SURROGATE_NOTE, with_references
+from personaagent.datasets.lamp.citation import SURROGATE_NOTE, reference_titles, with_references
 from personaagent.datasets.lamp.oppu import HISTORY_FILE
 from personaagent.datasets.lamp.records import kind
 from personaagent.datasets.lamp.source import LampSource, open_lamp
@@ -254,6 +254,29 @@ def test_the_other_users_file_must_be_right_too(tmp_path: Path, oppu: Make) -> N
     others = entries("x")
     del others[0]["profile"][0]["title"]
     folder = oppu(tmp_path, entries("ab"), others=others)
-    assert message(lambda: open_lamp(folder, LAMP_1)).endswith(
-        "user_others.json: user at index 0 (user_id 'x'), profile item 0: field 'title' is missing"
-    )
+    said = message(lambda: open_lamp(folder, LAMP_1))
+    assert "user_others.json: user at index 0 (user_id 'x'), profile item 0: field 'title' is missing. Corr" in said
+
+
+def test_what_the_queries_ask_about_is_never_drawn_as_unrelated() -> None:
+    items = [{"id": str(n), "title": f"Own {n}", "citation": f"Cited {n}"} for n in range(20)]
+    pool = [("b", "Asked, Of Course"), ("b", "Other"), ("b", "Third")]
+    made = with_references(items, "a", pool, 0, ["asked of course"])
+    drawn = {item["reference_2" if item["related"] == "[1]" else "reference_1"] for item in made}
+    assert drawn == {"Other", "Third"}
+
+
+def test_the_titles_of_an_official_question_are_found() -> None:
+    asked = LAMP_1.question.format(title="T", reference_1='The "A"', reference_2="B")
+    assert reference_titles(asked) == ('The "A"', "B") and reference_titles("Which one?") == ()
+
+
+def test_a_surrogate_is_an_earlier_paper_and_differs_in_more_than_case() -> None:
+    items = [{"id": str(n), "title": f"Own {n}", "date": str(2010 - n)} for n in range(5)]
+    items.append({"id": "5", "title": "OWN 4!", "date": "2011"})
+    for item in with_references(items, "a", [("b", "Own 3."), ("b", "Other")], 1):
+        related = item["reference_1" if item["related"] == "[1]" else "reference_2"]
+        other = item["reference_2" if item["related"] == "[1]" else "reference_1"]
+        assert other == "Other", "a title that is the author's own but for a sign is not unrelated"
+        [date] = [one["date"] for one in items if one["title"] == related]
+        assert date < item["date"] or item["id"] == "4"

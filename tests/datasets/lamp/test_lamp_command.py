@@ -151,7 +151,7 @@ def test_describe_refuses_what_it_cannot_read(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "one" / "movie_tagging" / "user_top_100_history.json"
     for argv, said in (
         ([tmp_path / "gone"], "gone: no such folder"),
-        ([path], "user_top_100_history.json: no such folder"),
+        ([path], "user_top_100_history.json: is a file"),
         ([tmp_path], "no LaMP files. Looked for"),
         ([tmp_path / "one", "--task", "lamp-9"], "unknown task 'lamp-9'; the tasks are: lamp-1, lamp-2m"),
         ([tmp_path / "one", "--task", "lamp-3"], "no files of lamp-3"),

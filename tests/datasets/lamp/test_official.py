@@ -183,7 +183,7 @@ PLACE = "question at index 1 (id 'q2')"
         (lambda q: q[1].update(profile={"a": 1}), f"{PLACE}: field 'profile' must be a list and not empty"),
         (lambda q: q[1]["profile"].append(None), f"{PLACE}, profile item 2: expected an object, but found null"),
         (lambda q: q[1]["profile"][1].pop("score"), f"{PLACE}, profile item 1: field 'score' is missing"),
-        (lambda q: q[1]["profile"][1].update(text=[]), f"{PLACE}, profile item 1: field 'text' must be text and not"),
+        (lambda q: q[1]["profile"][1].update(text=[]), f"{PLACE}, profile item 1: field 'text' must be text, but is"),
         (lambda q: q[1]["profile"][1].update(id="a"), f"{PLACE}, profile: id 'a' occurs twice"),
         (lambda q: q[1]["profile"][1].update(date="2010-02-30"), f"{PLACE}, profile item 1: field 'date': timestamp"),
         (lambda q: q[1]["profile"][1].update(date="May 2010"), f"{PLACE}, profile item 1: field 'date': timestamp"),

