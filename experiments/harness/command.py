@@ -28,6 +28,13 @@ def main(application: Callable[..., Any]) -> None:
 
     try:
         application()
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPTED:
+            # Python would wait for the threads of units that were given up, as long as their LM calls take.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(EXIT_INTERRUPTED)
+        raise
     except PersonaAgentError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
@@ -70,6 +77,10 @@ def run_study(options: Any) -> int:
         finally:
             tracker.end(status)
     if interrupted:
+        if study.given_up:
+            console.print(
+                f"{study.given_up} units were under way and are given up; their LM calls may be billed", highlight=False
+            )
         console.print("interrupted: what was done is kept, and the same command goes on from here")
         return EXIT_INTERRUPTED
     return EXIT_INCOMPLETE if incomplete else 0

@@ -43,6 +43,9 @@ METHOD = "persona-agent"
 _ENCODER_CACHE = 20_000
 _SETUP_ERRORS = (LMNotConfiguredError, LMAuthError, LMConfigurationError, LMUnsupportedModelError)
 
+GRACE_SECONDS = 3.0
+"""After an interruption, for the units under way to end."""
+
 Waiting = Literal["waiting"]
 
 
@@ -102,6 +105,10 @@ class Study:
         self._stop = threading.Event()
         self._retried: set[str] = set()
         self._refused: list[int] = []
+        self._journalling = threading.Lock()
+        self._closed = False
+        self.given_up = 0
+        """Units that were under way at an interruption and did not end in time: their threads may still run."""
         self.tasks: dict[str, TaskData] = {}
         self.record: dict[str, Any] = {}
 
@@ -192,7 +199,7 @@ class Study:
         return min(self._refused) if self._refused and not self.meter.spent.lm_calls else None
 
     def stop(self) -> None:
-        """Start no further unit; those under way in worker threads end as they would."""
+        """Start no further unit."""
         self._stop.set()
 
     def chain(self, user: User, cell: Cell, iterations: int | None = None) -> Chain:
@@ -282,27 +289,28 @@ class Study:
                 for work in todo:
                     bar.advance(self._do(work))
                 return
-            with ThreadPoolExecutor(self.options.workers, thread_name_prefix="study") as pool:
-                self._side_by_side(pool, todo, bar.advance, progress)
+            self._side_by_side(todo, bar.advance, progress)
 
-    def _side_by_side(
-        self,
-        pool: ThreadPoolExecutor,
-        todo: Sequence[Work],
-        advance: Callable[[Unit | None], None],
-        progress: Progress,
-    ) -> None:
+    def _side_by_side(self, todo: Sequence[Work], advance: Callable[[Unit | None], None], progress: Progress) -> None:
+        pool = ThreadPoolExecutor(self.options.workers, thread_name_prefix="study")
         pending: set[Future[Unit | None]] = {pool.submit(self._do, work) for work in todo}
         try:
             while pending:
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     advance(future.result())
+            pool.shutdown()
         except BaseException as stopped:
             self._stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(stopped, KeyboardInterrupt):
-                progress.say("interrupted: waiting for the units under way, so that they are not paid for twice")
+                progress.say("interrupted: a moment for the units under way, so that they are not paid for twice")
+                _, left = wait(pending, timeout=GRACE_SECONDS)
+                with self._journalling:
+                    self.given_up = sum(future.running() for future in left)
+                    self._closed = True
+            else:
+                wait(pending)
             raise
 
     def _is_open(self, key: str) -> bool:
@@ -340,7 +348,10 @@ class Study:
                     raise
                 error = _one_line(failure)
             unit = Unit(work.key, work.kind, result, error, usage, time.perf_counter() - started)
-        self.journal.add(unit)
+        with self._journalling:
+            if self._closed:  # given up after an interruption: the study's files are written without it
+                return None
+            self.journal.add(unit)
         return unit
 
     # -- loading ----------------------------------------------------------------------------------

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlflow import MlflowClient
+
 from personaagent.experiments.harness.settings import StudyOptions
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "scale.py"
+SERVER = Path(__file__).resolve().parents[1] / "servers" / "openai.py"
 
 Make = Callable[..., StudyOptions]
 
@@ -44,7 +50,7 @@ def test_bad_input_is_one_message_and_exit_code_2_before_any_work(process: Any, 
     (tmp_path / "file").write_text("")
     cases: list[tuple[list[str], list[str]]] = [
         (["--data", "../gone"], ["../gone", "no such folder", "--data"]),
-        (["--data", "../file"], ["../file", "no such folder"]),
+        (["--data", "../file"], ["../file", "is a file"]),
         (["--data", "../empty"], ["../empty", "user_top_100_history.json", "OPPU's layout"]),
         (["--data", "../cut"], ["cut/user_top_100_history.json", "not valid JSON", "index 0", "download"]),
         (["--data", "../field"], ["'ann'", "profile item 0", "'tag' is missing"]),
@@ -136,3 +142,46 @@ def test_the_script_from_an_empty_folder_with_nothing_set(tmp_path: Path) -> Non
     assert "offline reader (not an LLM)" in done.stdout and "sample users" in done.stdout
     assert "scaling.png" in done.stdout and "make ui" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_an_interruption_does_not_wait_for_an_endpoint_that_hangs(
+    tmp_path: Path, options: Make, empty_database: Path
+) -> None:
+    spec = importlib.util.spec_from_file_location("openai_test_server", SERVER)
+    assert spec is not None and spec.loader is not None
+    servers = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = servers
+    spec.loader.exec_module(servers)
+    go_on, asked = threading.Event(), threading.Semaphore(0)
+
+    def reply(messages: Any) -> str:
+        asked.release()
+        if len(server.requests) > 2:
+            go_on.wait(120)
+        return str(servers.in_fields(messages, "comedy"))
+
+    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+    with servers.OpenAIServer(reply) as server:
+        argv = ["--batch-sizes", "0", "--memories", "0", "--profile", "off", "--wikipedia", "off", "--workers", "2"]
+        argv += ["--lm", "openai/test", "--api-base", server.url, "--timeout-seconds", "600", "--out", "out"]
+        argv += ["--data", str(options().data), "--tracking", "sqlite:///mlflow.db"]
+        command = [sys.executable, str(SCRIPT), *argv]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4):
+            assert asked.acquire(timeout=60)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)  # the endpoint answers in 120 s, and the call would wait 600 s
+        assert process.returncode == 130 and "2 units were under way and are given up" in said
+        assert "the same command goes on from here" in said
+        client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("scale")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        assert {run.info.status for run in runs} == {"KILLED"}
+        done = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
+        assert len(done) == 2
+        go_on.set()
+        before = len(server.requests)
+        again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert again.returncode == 0, again.stderr
+        assert len(server.requests) - before == 4, "what was journalled is not asked again"
