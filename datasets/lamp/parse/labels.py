@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from personaagent.datasets.lamp.parse.statements import Mention, listed, read
-from personaagent.datasets.lamp.parse.wrapping import DEPTH, GAP, json_parts, plain
+from personaagent.datasets.lamp.parse.mentions import Mention, listed
+from personaagent.datasets.lamp.parse.statements import read
+from personaagent.datasets.lamp.parse.wrapping import DEPTH, GAP, LETTER, json_parts, plain
 
 
 def parse_label(raw: str, labels: Sequence[str]) -> str | None:
@@ -20,20 +21,31 @@ def parse_label(raw: str, labels: Sequence[str]) -> str | None:
     2. JSON with a field such as `answer`, `tag` or `category`, or a JSON list: what that holds, by these rules;
     3. the last statement such as `Answer:`, `final tag:` or `the answer is` that a label follows directly;
     4. the text begins with a label that stands by itself: what follows is an explanation;
-    5. the last line is a label by itself (an LM that reasons first);
-    6. the last statement such as `the tag is`, `category:` or `I would choose` that a label follows directly;
-    7. one label is called the best or the right one;
-    8. the last sentence begins with `so`, `therefore` or alike and names one label;
-    9. one label is named in the whole text, and the text is no refusal.
+    5. the text ends with one label as what follows: `..., so comedy`, `i.e. comedy`; None if 3 or 4 gives another;
+    6. the last line is a label by itself (an LM that reasons first);
+    7. the last statement such as `the tag is`, `category:`, `this film:` or `I would choose` that a label follows
+       directly;
+    8. one label is called the best, the right or the more relevant one;
+    9. the last sentence begins with `so`, `therefore` or alike and names one label;
+    10. one label is said to fit (`is related`, `matches the author's work`), with no doubt before it, and no `but`,
+        `also` or alike after it if another label is named later;
+    11. one label is named in the whole text, and the text neither refuses nor plans to look something up.
 
     In all of them case does not matter, nor hyphens, quotes, emphasis and brackets, `&` is `and`, and reasoning
     in `<think>` is not part of the text. Labels are whole words; a longer one hides a shorter one inside it (`dark
-    comedy` is not `comedy`), and `comedy-drama` and `women's` name none. A label that is rejected (`not X`, `rather
-    than X`, `X does not fit`) counts as not named; one that is listed with another (`X or Y`, `X, Y`) is ambiguous.
+    comedy` is not `comedy`), and `comedy-drama` and `women's` name none; there are no synonyms. A label that is
+    rejected (`not X`, `rather than X`, `X does not fit`, `X is unrelated`) or ranked lower (`second choice: X`,
+    `runner-up: X`) counts as not named; one that is listed with another (`X or Y`, `X, Y`) is ambiguous.
 
-    If all labels are marks in brackets, such as `[1]`, then marks in square brackets are labels; in a text without
-    any, `reference 1`, `(1)` and `the first`; in a text without those, a plain `1`. In the last two what is quoted
-    does not count: a title may have a digit.
+    After `Wait, ...`, `Correction: ...` or alike only what follows counts, and rule 11 only if it agrees with what
+    was said before. After `no, X`, `actually, X` or `or rather X` only X and what follows count. An agent's steps are
+    no answer: a call of a tool (`Action: recall[...]`, `Action Input: ...`), what led to it and what it returned do
+    not count, but what `finish[...]` gives does.
+
+    If all labels are marks in brackets, such as `[1]`, then marks in square brackets are labels, and beside them `the
+    former` and `the latter` (of two) and `the second` that ends its phrase or is `one`, `reference` or alike; in a text
+    without any, `reference 1`, `(1)`, `the first` and `the former`; in a text without those, a plain `1`. In the last
+    two what is quoted does not count: a title may have a digit. `Second` or `the former` may also be the whole text.
 
     Args:
         raw: what the LM wrote, of any length.
@@ -73,10 +85,8 @@ def _names(labels: tuple[str, ...]) -> _Names:
         by_key.setdefault(_key(label), label)
     by_key.pop("", None)
     patterns = [_pattern(label) for label in sorted(by_key.values(), key=lambda label: (-len(label), label))]
-    # Scripts without spaces may touch a label, letters of others may not.
-    letter = r"[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
-    compound = rf"-(?!(?:related|themed|oriented|focused|centric)\b){letter}|['’]s\b"
-    pattern = rf"(?<!{letter})(?<!{letter}-)(?:{'|'.join(patterns) or '(?!)'})(?!{letter}|{compound})"
+    compound = rf"-(?!(?:related|themed|oriented|focused|centric)\b){LETTER}|['’]s\b"
+    pattern = rf"(?<!{LETTER})(?<!{LETTER}-)(?:{'|'.join(patterns) or '(?!)'})(?!{LETTER}|{compound})"
     return _Names(re.compile(pattern, re.IGNORECASE), by_key, marks=False)
 
 
@@ -97,28 +107,38 @@ def _named(text: str, names: _Names) -> Iterator[Mention]:
 
 
 _ORDINALS = {"first": "1", "second": "2", "third": "3", "fourth": "4", "fifth": "5"}
+_NOUNS = r"(?:references?|ref\.?|options?|papers?|number|no\.|titles?|choice)"
 
 
 def _marks(text: str, names: _Names) -> list[Mention]:
     mark = f"({names.pattern.pattern})"
-    found = _found(rf"[\[【［] ?{mark} ?[\]】］]", text, names)
+    places = dict(names.by_key) | {word: names.by_key[at] for word, at in _ORDINALS.items() if at in names.by_key}
+    words = "|".join(word for word in _ORDINALS if word in places) or "(?!)"
+    if len(names.by_key) == 2:
+        places |= zip(("former", "latter"), names.by_key.values(), strict=True)
+    pair = "former|latter" if "former" in places else "(?!)"
+    if bare := re.fullmatch(rf"\W*(?:the )?({words}|{pair})(?: (?:one|{_NOUNS}))?\W*", text, re.IGNORECASE):
+        return [Mention(bare.start(1), bare.end(1), places[bare[1].casefold()])]
+    found = _found(rf"[\[【［] ?{mark} ?[\]】］]", text, places)
     if found:
-        return found
+        # `The second author` is none of them.
+        ends = r"(?= (?:one|reference|option|is|seems|fits|matches)\b|\s?(?:[.,;!]|$))"
+        found += _found(rf"\bthe ({pair})\b|\bthe ({words})\b{ends}", text, places)
+        return sorted(found, key=lambda mention: mention.start)
     text = re.sub(r"\"[^\"\n]{4,}\"|“[^“”\n]{4,}”", lambda quote: " " * len(quote[0]), text)
-    ordinals = "|".join(word for word, number in _ORDINALS.items() if number in names.by_key) or "(?!)"
-    nouns = r"\b(?:references?|ref\.?|options?|papers?|number|no\.|titles?|choice)"
-    found = _found(rf"{nouns} ?[#(]?{mark}\b\)?|\( ?{mark} ?\)|\bthe ({ordinals})\b", text, names)
-    plain = _found(rf"(?<![\w.,/%$-]){mark}(?![\w/%]|[.,]\d)", text, names)
+    nouns = rf"\b{_NOUNS} ?[#(]?{mark}\b\)?|\( ?{mark} ?\)"
+    found = _found(rf"{nouns}|\bthe ({words}|{pair})\b", text, places)
+    plain = _found(rf"(?<![\w.,/%$-]){mark}(?![\w/%]|[.,]\d)", text, places)
     # `Reference 1 and 2` names both.
     after = dict(zip((one.start for one in plain[1:]), plain, strict=False))
-    ends = {one.end for one in found}
-    joined = [two for two in plain if (one := after.get(two.start)) and one.end in ends and listed(text, one, two)]
-    return sorted({*found, *joined}, key=lambda mention: mention.start) if found else plain
+    ends_at = {one.end for one in found}
+    more = [two for two in plain if (one := after.get(two.start)) and one.end in ends_at and listed(text, one, two)]
+    return sorted({*found, *more}, key=lambda mention: mention.start) if found else plain
 
 
-def _found(pattern: str, text: str, names: _Names) -> list[Mention]:
+def _found(pattern: str, text: str, places: Mapping[str, str]) -> list[Mention]:
     mentions = []
     for found in re.finditer(pattern, text, re.IGNORECASE):
         mark = next(group for group in found.groups() if group).casefold()
-        mentions.append(Mention(found.start(), found.end(), names.by_key.get(_ORDINALS.get(mark, mark))))
+        mentions.append(Mention(found.start(), found.end(), places.get(mark)))
     return mentions

@@ -7,27 +7,40 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from personaagent.datasets.lamp.parse.statements import Mention, read
-from personaagent.datasets.lamp.parse.wrapping import CLOSE, DEPTH, json_parts, plain
+from personaagent.datasets.lamp.parse.mentions import Mention
+from personaagent.datasets.lamp.parse.statements import read
+from personaagent.datasets.lamp.parse.wrapping import CLOSE, DEPTH, LETTER, json_parts, plain
 
 _HALF = r"(?: and a half| ?½)"
 _WORD_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _VALUE = rf"(?:\d{{1,9}}(?:[.,]\d{{1,9}})?|\b(?:{'|'.join(_WORD_NUMBERS)})\b)"
-_UNIT = r"(?:[ -]?(?:stars?|points?|pts?|sterne?n?|estrellas?|estrelas?|étoiles?|stelle)\b| ?[★⭐🌟](?! ?[★⭐🌟☆]))"
+_UNIT = (
+    r"(?:[ -]?(?:stars?|points?|pts?|sterne?n?|estrellas?|estrelas?|étoiles?|stelle)\b| ?[颗顆]?星| ?つ星|"
+    r" ?[分点點점](?![钟鐘鍾之半])| ?[★⭐🌟](?! ?[★⭐🌟☆]))"
+)
 _NUMBER = re.compile(
-    rf"(?<![\w.,$€£#%/])(?<![^\W\d]-)(?P<sign>(?<![\d*)\]])[-+−])?(?P<value>{_VALUE})(?P<half>{_HALF})?"
+    rf"(?<!{LETTER})(?<![.,$€£#%/第])(?<!满分)(?<![^\W\d]-)(?P<sign>(?<![\d*)\]])[-+−])?(?P<value>{_VALUE})(?P<half>{_HALF})?"
     rf"(?:(?P<of> ?/ ?| out of (?:the )?| of (?:the )?| von | sur | de | su )(?P<most>{_VALUE}))?(?P<unit>{_UNIT})?"
-    r"(?!\w|[.,:]\d|%| ?/ ?\w)",
+    rf"(?!{LETTER}|[.,:]\d|%| ?/ ?\w)",
     re.IGNORECASE,
 )
 _RATES = re.compile(
     rf"{CLOSE}(?:\s*$|\n|\s*[.,;:!?()/|+–—]|\s?-|\s+(?:because|since|as|for|based|given|due|at|but|and|or|to|rather|"
-    r"instead|though|although|overall|i|on|with|und|oder|not|over|out)\b)",
+    r"instead|though|although|overall|i|on|with|und|oder|not|over|out|than|"
+    r"here|then)\b|\s?[\u2600-\u27bf\U0001f300-\U0001faff])",
     re.IGNORECASE,
 )
 _COUNTED = re.compile(
     r"\b(?:chapter|page|volume|vol\.|part|book|season|episode|version|day|step|no\.|number of) ?$", re.IGNORECASE
 )
+# `At least 4` may be 4 or 5.
+_MORE = r"(?:more|less|fewer|higher|lower|better|worse|greater|above|below)"
+_BOUND = re.compile(
+    rf"\b(?:at (?:the )?(?:least|most)|{_MORE} than|above|below|under|over|up to|(?:minimum|maximum)(?: of)?) "
+    r"(?:(?:a|an|the) )?$",
+    re.IGNORECASE,
+)
+_BOUND_AFTER = re.compile(rf"{CLOSE} (?:or {_MORE}|and (?:up|above|over)|at (?:least|most))\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"\ba (?:\w{1,15} )?$", re.IGNORECASE)
 _DRAWN = re.compile(r"(?:[★⭐🌟] ?)+(?P<half>½)?[☆✩ ]*")
 
@@ -39,12 +52,13 @@ def parse_rating(raw: str, lowest: int = 1, highest: int = 5) -> str | None:
 
     1. the text without surrounding white space is a number for `float`, and not `nan`: that text as it is, even
        `7`, `inf` or `4.0` (the official rule: what is off the scale is wrong by how far it is off);
-    2. as rules 2 to 9 of `parse_label`, where an answer is a number from lowest to highest.
+    2. as rules 2 to 11 of `parse_label`, where an answer is a number from lowest to highest.
 
-    In rule 2 a number is digits or a word, with a half (`4½`, `four and a half`), a unit (`4 stars`), out of the
-    highest (`4/5`) or drawn (`★★★★☆`). It must end its phrase: `4 because` is a rating, `3 problems` is not. A
-    number out of another scale (`8/10`) or of another thing (`chapter 4`) is none; the scale itself (`1 to 5`) does
-    not count. A range or several numbers (`3-4`, `3 or 4`) is ambiguous. What is off the scale is None here.
+    In rule 2 a number is digits or a word, with a half (`4½`, `four and a half`), a unit (`4 stars`, `4星`), out of
+    the highest (`4/5`), drawn (`★★★★☆`) or an emoji (`4️⃣`). It must end its phrase: `4 because` is a rating, `3
+    problems` is not. A number out of another scale (`8/10`) or of another thing (`chapter 4`) is none; the scale
+    itself (`1 to 5`) does not count. A range, a bound or several numbers (`3-4`, `at least 4`, `4 or more`, `3 or 4`)
+    is ambiguous. What is off the scale is None here.
 
     Args:
         raw: what the LM wrote, of any length.
@@ -88,15 +102,17 @@ def _ratings(text: str, lowest: int, highest: int) -> Iterator[Mention]:
         value, digits = _value(found["value"], bool(found["unit"] or found["most"]))
         if found["most"] and _value(found["most"], True)[0] != highest:
             continue
-        if _COUNTED.search(text[max(0, found.start() - 12) : found.start()]):
+        before = text[max(0, found.start() - 20) : found.start()]
+        if _COUNTED.search(before):
             continue
         sure = bool(found["unit"] or found["most"])
         if not sure and not _RATES.match(text, found.end()):
             continue
         value = math.nan if value is None else (-value if found["sign"] in ("-", "−") else value)
         value += 0.5 if found["half"] else 0
-        weak = not (digits or sure or _ARTICLE.search(text[max(0, found.start() - 20) : found.start()]))
-        mentions.append(Mention(found.start(), found.end(), _shown(value, lowest, highest), weak))
+        weak = not (digits or sure or _ARTICLE.search(before))
+        bound = _BOUND.search(before) or _BOUND_AFTER.match(text, found.end())
+        mentions.append(Mention(found.start(), found.end(), "" if bound else _shown(value, lowest, highest), weak))
     taken = {at for mention in mentions for at in range(mention.start, mention.end)}
     for found in _DRAWN.finditer(text):
         if found.start() not in taken:

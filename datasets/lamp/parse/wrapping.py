@@ -6,18 +6,23 @@ import json
 import re
 from collections.abc import Sequence
 
+from personaagent.datasets.lamp.parse.calls import without_calls
+
 GAP = r"[\s\-_\u2010-\u2015]"
 WRAPPING = " \t\r\n\"'`“”‘’«»*_.,;:!()[]{}<>【】［］。！：-•$\\#|~"
 OPEN = r"[\s\"'`“‘«*_(\[{<:=>→\-–—•]"
 CLOSE = r"[\"'`”’»*_)\]}>]{0,6}"
+# What may not touch an answer: a letter, unless of a script without spaces, or a digit.
+LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 _KEYS = ("answer", "final_answer", "tag", "category", "label", "score", "rating", "stars", "choice", "reference")
 TEXT_KEYS = ("answer", "final_answer", "headline", "title", "paraphrase", "tweet", "text")
+_CALLS = ("next_tool_name", "tool_name", "tool", "tool_calls", "function", "function_call", "action_input", "arguments")
 DEPTH = 3
 
 
 def plain(raw: str) -> str:
     """The text without an LM's own reasoning, markers, code fences and runs of white space; linear in its length."""
-    text = raw.rpartition("</think>")[2].replace("\ufe0f", "")
+    text = without_calls(re.sub("[\ufe0f\u20e3]", "", raw.rpartition("</think>")[2]))
     text = re.sub(r"\[\[ ?## ?\w{1,40} ?## ?\]\]|</?[A-Za-z_]{1,20}>|```(?:json|text|markdown)?", "\n", text)
     text = re.sub(r"\\(?:boxed|textbf|text|mathrm) ?\{", "{", text)
     text = re.sub(r"[^\S\n]+", " ", text)
@@ -43,7 +48,10 @@ def field(value: object, keys: Sequence[str]) -> tuple[bool, object]:
 
 
 def json_parts(text: str) -> list[str] | None:
-    """The answers that JSON states, by one of the usual names or as a list; None if the text states none so."""
+    """The answers that JSON states, by one of the usual names or as a list; None if the text states none so.
+
+    JSON that calls a tool states none, whatever it names.
+    """
     value: object = None
     if text[:1] in "{[":
         value = loaded(text)
@@ -56,5 +64,7 @@ def json_parts(text: str) -> list[str] | None:
         if not found:
             break
         stated, value = True, inner
+    if not stated and field(value, _CALLS)[0]:
+        return []
     items = value if isinstance(value, list) else [value] if stated else None
     return None if items is None else [str(item) if isinstance(item, str | int | float) else "" for item in items]

@@ -312,6 +312,143 @@ _FRESH_LABELS: list[tuple[tuple[str, ...], str, str | None]] = [
 ]
 
 
+# What a reviewer found to be read wrongly, or not at all.
+_REVIEWED_LABELS: list[tuple[tuple[str, ...], str, str | None]] = [
+    (MOVIES, "Most likely: psychology. Second choice: social commentary.", "psychology"),
+    (MOVIES, "First choice: comedy. Second choice: romance.", "comedy"),
+    (MOVIES, "Most likely tag: psychology. Runner-up tag: violence", "psychology"),
+    (MOVIES, "Primary tag: action\nSecondary tag: violence", "action"),
+    (MOVIES, "Answer: comedy. Wait, no: romance.", "romance"),
+    (MOVIES, 'Action: recall["x"]', None),
+    (MOVIES, "Action: wikipedia[dark comedy]", None),
+    (MOVIES, "Action Input: a film of fights", None),
+    (MOVIES, "Action Input: comedy", None),
+    (MOVIES, "Thought: I know enough of the user.\nAction: finish", None),
+    (REFERENCES, "Reference [2] is related because [1] is about something else.", "[2]"),
+    (REFERENCES, "While [1] discusses graphs, [2] matches the author's work.", "[2]"),
+    (REFERENCES, "[1] is unrelated. [2] is related.", "[2]"),
+    (REFERENCES, "The former", "[1]"),
+    (REFERENCES, "the latter.", "[2]"),
+    (REFERENCES, "second", "[2]"),
+    (MOVIES, "The user tags such films as sci-fi or as action, but the state rules all here, so: dystopia", "dystopia"),
+    (NEWS, "Most of their articles are on travel and politics. This article: business.", "business"),
+    (NEWS, "It is about women who run for office, i.e. politics.", "politics"),
+    (MOVIES, "Science fiction", None),
+]
+
+# Of the same kinds, each written with its answer before it was read.
+_FURTHER_LABELS: list[tuple[tuple[str, ...], str, str | None]] = [
+    (MOVIES, "Best tag: fantasy. Alternative: romance.", "fantasy"),
+    (MOVIES, "1st choice: action; 2nd choice: sci-fi", "action"),
+    (MOVIES, "Top pick: dystopia\nBackup: sci-fi\nThird: action", "dystopia"),
+    (MOVIES, "Secondary tag: violence\nPrimary tag: action", "action"),
+    (MOVIES, "classic (second-best: romance)", "classic"),
+    (MOVIES, "Tag: romance. Other possible tags: comedy, classic.", "romance"),
+    (MOVIES, "I'd pick fantasy. The next best would be romance.", "fantasy"),
+    (MOVIES, "comedy... no, wait, dark comedy", "dark comedy"),
+    (MOVIES, "Answer: romance. Actually, the user prefers comedy, so comedy.", None),
+    (MOVIES, "The tag is comedy. Correction: dark comedy.", "dark comedy"),
+    (MOVIES, "romance. On second thought, it's a classic.", "classic"),
+    (MOVIES, "Is it comedy? No, romance.", "romance"),
+    (MOVIES, "Answer: comedy. Actually, the film has some romance too.", "comedy"),
+    (MOVIES, "Answer: comedy. No action in it at all.", "comedy"),
+    (MOVIES, "Tag: action. Wait, let me look at the history again.", None),
+    (MOVIES, 'recall(query="dark comedy")', None),
+    (MOVIES, '{"name": "recall", "arguments": {"query": "romance"}}', None),
+    (MOVIES, "Thought: I should look up films with violence.\nAction: search\nAction Input: violence", None),
+    (MOVIES, "Thought: The user likes jokes.\nAction: finish[comedy]", "comedy"),
+    (
+        MOVIES,
+        '[[ ## next_thought ## ]]\nHm.\n[[ ## next_tool_name ## ]]\nrecall\n[[ ## next_tool_args ## ]]\n{"q":"comedy"}',
+        None,
+    ),
+    (MOVIES, "Action: the film is full of fights.", "action"),
+    (MOVIES, "The film mixes sci-fi and action. For this movie: sci-fi.", "sci-fi"),
+    (MOVIES, "There is romance, and there is humour all over it, hence comedy.", "comedy"),
+    (MOVIES, "It has elements of action, but I lean romance.", "romance"),
+    (NEWS, "It covers schools and parents, that is, education.", "education"),
+    (NEWS, "The author writes on crime. This one: politics", "politics"),
+    (NEWS, "Although business is mentioned, politics dominates.", "politics"),
+    (NEWS, "Primary category: sports (secondary: business)", "sports"),
+    (REFERENCES, "[1] is irrelevant; [2] is relevant.", "[2]"),
+    (REFERENCES, "[1] is related, while [2] is about a different topic.", "[1]"),
+    (REFERENCES, "[1] is related to graphs and [2] is related to trees.", None),
+    (REFERENCES, "[1] is unrelated, as is [2].", None),
+    (REFERENCES, "[1] and [2] are both on graphs, but the latter is closer.", "[2]"),
+    (REFERENCES, "Neither the former nor the latter", None),
+    (REFERENCES, "First", "[1]"),
+    (REFERENCES, "The second one.", "[2]"),
+    (REFERENCES, "[2] aligns with the author's research, [1] concerns biology.", "[2]"),
+    (REFERENCES, "If [1] matches the author's work, then [2] may too.", None),
+    (REFERENCES, "1️⃣", "[1]"),
+    (REFERENCES, "The second option, [2]", "[2]"),
+    (REFERENCES, "Unlike [1], [2] is about parsing.", "[2]"),
+    (MOVIES, "My top choice is dystopia, with sci-fi as a close second.", "dystopia"),
+    (MOVIES, "The best tag is classic; another option would be romance.", "classic"),
+    (MOVIES, "Compared to other tags such as action, romance fits the user best.", "romance"),
+    (MOVIES, "comedy, second choice romance", "comedy"),
+    (MOVIES, "fantasy (alternative: action)", "fantasy"),
+    (MOVIES, "Main tag: violence. Secondary tags: action, classic.", "violence"),
+    (MOVIES, "comedy\n\nWait, I should double-check. The plot is a love story, so romance.", "romance"),
+    (MOVIES, "I'd say romance... actually, make that dark comedy.", "dark comedy"),
+    (MOVIES, "Wait Until Dark was a classic.", "classic"),
+    (MOVIES, "Tag: classic. Actually, this is a remake of a book.", "classic"),
+    (MOVIES, "The answer is action. Sorry, I meant violence.", "violence"),
+    (MOVIES, "Comedy? No. Romance? No. Psychology.", "psychology"),
+    (MOVIES, "Thought: It is a comedy\nAction: Finish[romance]", "romance"),
+    (
+        MOVIES,
+        "Action 1: Search[Blade Runner]\nObservation 1: a sci-fi film\nThought 2: I know.\nAction 2: Finish[sci-fi]",
+        "sci-fi",
+    ),
+    (MOVIES, "I should call recall to see the user's action films.", None),
+    (MOVIES, '**Action:** wikipedia("dystopia")', None),
+    (MOVIES, '{"tool": "wikipedia", "input": "psychology"}', None),
+    (MOVIES, 'Action Input: {"query": "fantasy"}\nObservation: none\nFinal Answer: fantasy', "fantasy"),
+    (MOVIES, "Action. The film is one long chase.", "action"),
+    (
+        MOVIES,
+        "It has violence, but it's not glorified; it asks hard questions, thus: thought-provoking.",
+        "thought-provoking",
+    ),
+    (MOVIES, "It is set in the future, i.e., sci-fi or dystopia.", None),
+    (NEWS, "Parents are mentioned; however, the article is mainly about schools, therefore education", "education"),
+    (NEWS, "While politics plays a role, religion is the main theme.", "religion"),
+    (NEWS, "While politics plays a role, religion is mentioned as well.", None),
+    (NEWS, "Travel is secondary here; food & drink is at its heart.", "food & drink"),
+    (NEWS, "Sports fits, as does business.", None),
+    (REFERENCES, "Of [1] and [2], the first is more relevant.", "[1]"),
+    (REFERENCES, "[1] deals with networks, whereas [2] is in line with the author's profile.", "[2]"),
+    (REFERENCES, "[1] matches the author's work, but [2] does so even more.", None),
+    (REFERENCES, "[1] is closely related; [2] is less relevant.", "[1]"),
+    (REFERENCES, "[1] is related to the first topic, [2] to the second.", None),
+    (REFERENCES, "Neither [1] nor [2] matches the author's work.", None),
+    (REFERENCES, "both the first and the second", None),
+    (REFERENCES, "Instead of [1], [2].", "[2]"),
+    (REFERENCES, "Not [1]. Rather [2].", "[2]"),
+    (MOVIES, "Is it action? No.", None),
+    (REFERENCES, "[1] is relevant to the user, as is [2].", None),
+    (MOVIES, "comedy. I was wrong about romance before.", None),
+    (MOVIES, "Secondary elements include romance, but the tag is action.", "action"),
+    (MOVIES, "The next tag: romance", "romance"),
+    (MOVIES, "No other tag fits: comedy", "comedy"),
+    (MOVIES, "Of all the other tags, comedy fits best", "comedy"),
+    (MOVIES, "action\n\nThought: this suits the user.", "action"),
+    (MOVIES, "Action: yes\nRomance: no", None),
+    (MOVIES, "action (search for revenge)", "action"),
+    (NEWS, "The second article is on crime. This article: sports", "sports"),
+    (REFERENCES, "The second choice is related.", "[2]"),
+    (REFERENCES, "My choice: the second", "[2]"),
+    (REFERENCES, "[2], the second one, since the first author differs", "[2]"),
+    (REFERENCES, "[1] suits the author, and [2] is similar.", None),
+    # Not read, where a person may well name one: None is the safer of the two mistakes.
+    (NEWS, "First: women. Second: politics.", None),
+    (MOVIES, "Likely violence or action. Wait, the user never uses violence. Action.", None),
+    (NEWS, "Sports dominates, but the user would file it under business.", None),
+    (REFERENCES, "Option 2 is the alternative", None),
+]
+
+
 @pytest.mark.parametrize(("raw", "label"), _MOVIE_ANSWERS)
 def test_a_movie_tag_as_a_person_would_read_it(raw: str, label: str | None) -> None:
     assert parse_label(raw, MOVIES) == label
@@ -327,7 +464,7 @@ def test_a_reference_as_a_person_would_read_it(raw: str, label: str | None) -> N
     assert parse_label(raw, REFERENCES) == label
 
 
-@pytest.mark.parametrize(("labels", "raw", "label"), _FRESH_LABELS)
+@pytest.mark.parametrize(("labels", "raw", "label"), _FRESH_LABELS + _REVIEWED_LABELS + _FURTHER_LABELS)
 def test_fresh_answers_as_a_person_would_read_them(labels: tuple[str, ...], raw: str, label: str | None) -> None:
     assert parse_label(raw, labels) == label
 
@@ -373,36 +510,12 @@ def test_labels_with_signs_are_plain_text() -> None:
     assert parse_label("I like c++ (a lot)", ("c++", "c.*")) == "c++"
 
 
-_PIECES = [
-    *(
-        "comedy",
-        "action",
-        "[1]",
-        "[2]",
-        "1",
-        "4",
-        "five",
-        "not ",
-        "or ",
-        "Answer: ",
-        "Title: ",
-        "\n",
-        "\n\n",
-        " ",
-        ". ",
-    ),
-    *('"', "'", "**", "`", "```", "{", "}", "[", "]", "(", ")", "★", "/", "-", ":", '{"answer": ', "“", "”", "<think>"),
-    *(
-        "</think>",
-        "# ",
-        "Here is a title: ",
-        "Explanation: ",
-        "stars",
-        "I would choose ",
-        "out of 5",
-        "[[ ## answer ## ]]",
-    ),
-]
+_PIECES = (
+    "comedy|action|[1]|[2]|1|4|five|not |or |Answer: |Title: |\n|\n\n| |. |\"|'|**|`|```|{|}|[|]|(|)|★|/|-|:|"
+    '{"answer": |“|”|<think>|</think>|# |Here is a title: |Explanation: |stars|I would choose |out of 5|'
+    "[[ ## answer ## ]]|Wait, |no, |so |second choice: |Action: recall[|My Title: |I would title it |---|"
+    "at least |the former|\u20e3"
+).split("|")
 _TEXTS = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(_PIECES), max_size=20).map("".join))
 
 
@@ -432,22 +545,12 @@ def test_two_labels_on_one_line_are_none(labels: list[str]) -> None:
     assert parse_label("either " + " or else ".join(labels) + " perhaps", MOVIES) is None
 
 
-_UNITS = ["(", "[", "{", '"', "'", "*", "`", " ", "\n", "comedy ", "not ", "answer is ", "1", "4 ", "1, ", "★", "a"]
-_UNITS += [
-    "answer: ",
-    "Title: ",
-    "not a ",
-    "comedy or ",
-    "4-",
-    "<",
-    "{}",
-    '{"a":',
-    "[[ ## ",
-    "```\n",
-    "<think>",
-    "\\",
-    "I ",
-]
+_UNITS = (
+    "(|[|{|\"|'|*|`| |\n|comedy |not |answer is |1|4 |1, |★|a|answer: |Title: |not a |comedy or |4-|<|{}|"
+    '{"a":|[[ ## |```\n|<think>|\\|I |wait, |no, |so comedy, |second choice: comedy |4 or more |'
+    "Action: recall[|Action: a\nThought: b\n|I would title |unlike comedy, |[1] matches |[1] is |"
+    'the first |Based on |My Title: "a\n|---\n|"a" because |comedy? no. '
+).split("|")
 
 
 @pytest.mark.parametrize("unit", _UNITS)

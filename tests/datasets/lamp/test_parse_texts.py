@@ -238,13 +238,137 @@ _FRESH_TEXTS: list[tuple[str, str | None]] = [
     (f'{{"Headline": "{_LONG}"}}', _LONG),
 ]
 
+_REVIEWED_RATINGS: list[tuple[str, str | None]] = [
+    ("I'd say 4, but the user tends to give 5, so 5.", "5"),
+    ("at least 4", None),
+    ("2️⃣", "2"),
+    ("5星", "5"),
+    ("more like a 3 than a 4", "3"),
+    ("The review is mixed.\nThe reader liked parts of it.\n3", "3"),
+    ("The review is mixed. The reader liked parts. 3", "3"),
+    ("Score: 0", None),
+]
 
-@pytest.mark.parametrize(("raw", "rating"), _RATING_ANSWERS + _FRESH_RATINGS)
+_FURTHER_RATINGS: list[tuple[str, str | None]] = [
+    ("no more than 3", None),
+    ("at most 2 stars", None),
+    ("between a 3 and a 4, closer to 4", "4"),
+    ("4 👍", "4"),
+    ("评分：4", "4"),
+    ("我给4分。", "4"),
+    ("Rating: 3. Second guess: 4.", "3"),
+    ("Score: 4. Wait, the user complains a lot. 2", None),
+    ("I'd say 3. No, 2.", "2"),
+    ("Great book overall! 5", "5"),
+    ("The user gives 5 to most, so 4 here.", "4"),
+    ("less of a 5 than a 4", None),
+    ("Rating: 4, maybe lower", "4"),
+    ("below 3", None),
+    ("It is a 4, at least.", "4"),
+    ("The reviewer liked all of it; therefore: 5", "5"),
+    ("at least 4, so 5", "5"),
+    ("more than 3 stars", None),
+    ("Rating: at least 3, probably 4", None),
+    ("3️⃣/5", "3"),
+    ("4点", "4"),
+    ("满分5分,这本书4分", "4"),
+    ("More of a 2 than a 3.", "2"),
+    ("I lean 4", "4"),
+    ("3 😐", "3"),
+    ("It's over 4", None),
+    ("I'd give 5, no, 4.", "4"),
+    ("5 stars for plot, 3 for style, so 4 overall.", "4"),
+    ("The user usually gives 4 or 5. For this review: 4", "4"),
+    ("Either way, 3.", "3"),
+    ("4 or higher", None),
+    ("The best rating is 4; second choice 5.", "4"),
+    ("Not at least a 4.", None),
+    ("A 5分钟 read", None),
+    ("4 and up", None),
+    ("Rating: 4 (at least 3)", "4"),
+    ("The second rating is 4", None),
+    ("Up to 5 stars, so maybe 3", None),
+    ("Overall 4 here", "4"),
+    ("Better than a 3, so 4", "4"),
+]
+
+_WAYS = "10 Ways to Win"
+
+_REVIEWED_TEXTS: list[tuple[str, str | None]] = [
+    ("Here Are the Best Headlines of the Week: Part 2", "Here Are the Best Headlines of the Week: Part 2"),
+    ("The Title Is: Nothing", "The Title Is: Nothing"),
+    ("My Title: A Memoir", "My Title: A Memoir"),
+    ("The New Headline: Trump", "The New Headline: Trump"),
+    ("How About a Headline: One", "How About a Headline: One"),
+    (f"Okay, I'll write a headline in the author's style.\n\n{_WAYS}", _WAYS),
+    (f"{_WAYS}\n---\nRationale: short", _WAYS),
+    ('Based on the author\'s style, I would write: "X Y Z"', "X Y Z"),
+    ('I think a good headline would be "X Y Z"', "X Y Z"),
+    ('I would title this article "X Y Z"', "X Y Z"),
+]
+
+_FURTHER_TEXTS: list[tuple[str, str | None]] = [
+    ("The Final Answer: How a Quiz Show Changed TV", "The Final Answer: How a Quiz Show Changed TV"),
+    ("A Headline: What Makes One Work", "A Headline: What Makes One Work"),
+    ("Here Is the Title: A Poem", "Here Is the Title: A Poem"),
+    ('Why I Would Title This Book "Nothing"', 'Why I Would Title This Book "Nothing"'),
+    ('I Think a Good Title Would Be "Boom"', 'I Think a Good Title Would Be "Boom"'),
+    ("I'll Write Tomorrow: A Diary", "I'll Write Tomorrow: A Diary"),
+    (f"Sure!\n\n{_WAYS}", _WAYS),
+    (f"Let me think about what the author would write.\n\n{_WAYS}", _WAYS),
+    (f"Given the author's previous headlines, I'd go with: {_WAYS}", _WAYS),
+    (f'Considering the style, a fitting headline might be:\n"{_WAYS}"', _WAYS),
+    (f"Here's my headline:\n**{_WAYS}**\n\n***\n\nIt is short.", _WAYS),
+    (f"{_WAYS}\n\n---\n\nI hope this works!", _WAYS),
+    (f'I would call it "{_WAYS}" because the author likes numbers.', _WAYS),
+    (f'The headline could be "{_WAYS}" or "Nine Ways"', f'The headline could be "{_WAYS}" or "Nine Ways"'),
+    (f"---\n{_WAYS}\n---", _WAYS),
+    (f"My suggested headline: {_WAYS}", _WAYS),
+    (f"my title: {_WAYS}", _WAYS),
+    (f'My Headline: "{_WAYS}"', _WAYS),
+    (
+        f"Here is a Headline in the style of Arianna Huffington: {_WAYS}",
+        f"Here is a Headline in the style of Arianna Huffington: {_WAYS}",
+    ),
+    ("Okay, So I Was Wrong\nAnd Other Stories", "Okay, So I Was Wrong\nAnd Other Stories"),
+    ("i'll write my essay tomorrow\nsleep now", "i'll write my essay tomorrow\nsleep now"),
+    (f"Sure thing! I'd title it: {_WAYS}", _WAYS),
+    (f'In the style of the author, I\'d go with "{_WAYS}".', _WAYS),
+    (f"Here's one possibility:\n\n{_WAYS}", _WAYS),
+    (f"The author likes lists in headlines.\n\n{_WAYS}", _WAYS),
+    (f"Perhaps the title could be: {_WAYS}", _WAYS),
+    (f"{_WAYS}\n***\nLet me know what you think", _WAYS),
+    (f'I believe the best title is "{_WAYS}", which names a number.', _WAYS),
+    ("Based on a True Story: What I Would Write", "Based on a True Story: What I Would Write"),
+    ("I Would Write: A Confession", "I Would Write: A Confession"),
+    ("The Author Is Dead. Long Live the Headline.", "The Author Is Dead. Long Live the Headline."),
+    ("Let Me Be Clear: The Title Matters", "Let Me Be Clear: The Title Matters"),
+    ("Given Names: A Title for Every Baby", "Given Names: A Title for Every Baby"),
+    ("A Possible Answer: Tax the Rich", "A Possible Answer: Tax the Rich"),
+    ('Academic Paper Title: "Deep Nets"', "Deep Nets"),
+    ('My new title: "Boom"', "Boom"),
+    ('I\'d Call It "Love" Because It Hurts', 'I\'d Call It "Love" Because It Hurts'),
+    ("Okay! So What Now?", "Okay! So What Now?"),
+    (f"Certainly.\n\nTitle: {_WAYS}\n\nThis title is short.", _WAYS),
+    ("The author who would not write.\n\nThis headline is calm.", "The author who would not write."),
+    ("Here's Johnny: The Title Fight", "Here's Johnny: The Title Fight"),
+    ("The answer is: nothing", "nothing"),
+    (f"Final Headline: {_WAYS}", _WAYS),
+    ("The News Headline: A History", "The News Headline: A History"),
+    (f"**My Title:** {_WAYS}", _WAYS),
+    ('Based on the author\'s style, a possible headline might be "X Y Z".', "X Y Z"),
+    (f"Here is the headline I'd go with:\n\n**{_WAYS}**\n\n---\nRationale", _WAYS),
+    (f"Sure! {_WAYS}", f"Sure! {_WAYS}"),
+    ('"X Y Z" would be a good headline', '"X Y Z" would be a good headline'),
+]
+
+
+@pytest.mark.parametrize(("raw", "rating"), _RATING_ANSWERS + _FRESH_RATINGS + _REVIEWED_RATINGS + _FURTHER_RATINGS)
 def test_a_rating_as_a_person_would_read_it(raw: str, rating: str | None) -> None:
     assert parse_rating(raw) == rating
 
 
-@pytest.mark.parametrize(("raw", "text"), _TEXT_ANSWERS + _FRESH_TEXTS)
+@pytest.mark.parametrize(("raw", "text"), _TEXT_ANSWERS + _FRESH_TEXTS + _REVIEWED_TEXTS + _FURTHER_TEXTS)
 def test_a_headline_or_title_as_a_person_would_read_it(raw: str, text: str | None) -> None:
     assert parse_text(raw) == text
 
