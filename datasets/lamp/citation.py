@@ -17,15 +17,6 @@ SURROGATE_NOTE = (
 )
 
 
-_REFERENCES = re.compile(r'\[1\]: "(.*)" \[2\]: "(.*)"', re.DOTALL)
-
-
-def reference_titles(question: str) -> tuple[str, ...]:
-    """The titles of the two references in an official question; none if it has another form."""
-    found = _REFERENCES.search(question)
-    return found.groups() if found else ()
-
-
 def with_references(
     items: Sequence[Mapping[str, Any]],
     user_id: str,

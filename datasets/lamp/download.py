@@ -34,6 +34,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from personaagent.datasets.lamp.official import SPLITS, outputs_file, questions_file
 from personaagent.programs.errors import InputError, StoreError
 
 BASE_URL = "https://ciir.cs.umass.edu/downloads/LaMP"
@@ -95,12 +96,12 @@ def download(
     client = _Client(console or Console(stderr=True), timeout_seconds, attempts)
     found: list[Path] = []
     with client.session:
-        for name in (f"{split}_questions.json", f"{split}_outputs.json"):
+        for name in (questions_file(split), outputs_file(split)):
             file = _File(f"{base_url}/{folder}/{name}", Path(to) / folder / name, f"{folder}/{name}")
             try:
                 client.obtain(file)
             except _MissingError:
-                if name != "test_outputs.json":
+                if name != outputs_file("test"):
                     raise
                 client.say(f"{file.label}: not on the server, so there are no gold answers of this split")
             else:
@@ -111,7 +112,7 @@ def download(
 def _folder(directory: str, split: str, layout: str) -> str:
     if not re.fullmatch(r"\w+(/\w+)*", directory, re.ASCII):
         raise InputError(f"directory must be like LaMP_3 or LaMP_2/new but got {directory!r}")
-    if split not in ("train", "dev", "test"):
+    if split not in SPLITS:
         raise InputError(f"split must be train, dev or test but got {split!r}")
     if layout not in get_args(Layout):
         raise InputError(f"layout must be time or user but got {layout!r}")

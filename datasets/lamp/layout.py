@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from personaagent.datasets.lamp.official import SPLITS, outputs_file, questions_file
+from personaagent.datasets.lamp.official import SPLITS, check_split, outputs_file, questions_file
 from personaagent.datasets.lamp.oppu import HISTORY_FILE, LABEL_FILE, OTHERS_FILE
 from personaagent.datasets.lamp.records import unreadable
 from personaagent.datasets.lamp.tasks import LampTask
@@ -43,8 +43,7 @@ def find_files(folder: Path, task: LampTask, split: str = "dev") -> Files:
     Raises:
         InputError: if the folder cannot be read, or holds no such file: where was looked, and what there is.
     """
-    if split not in SPLITS:
-        raise InputError(f"--split must be train, dev or test, but got {split!r}")
+    check_split(split)
     try:
         if not folder.is_dir():
             said = "is a file" if folder.exists() else "no such folder"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from personaagent.datasets.lamp.cache import StoredQuery, StoredRow
-from personaagent.datasets.lamp.oppu import a_list, asked_text, checked_items, golds_by_id
+from personaagent.datasets.lamp.checks import a_list, asked_text, checked_items, golds_by_id
 from personaagent.datasets.lamp.records import an_object, required, stream
 from personaagent.datasets.lamp.tasks import TASKS, LampTask
 from personaagent.programs.errors import InputError
@@ -19,6 +19,16 @@ SPLITS = ("train", "dev", "test")
 
 _OWN_NAMES = {"lamp-2m": {"LAMP_2", "LAMP_2M"}, "lamp-2n": {"LAMP_2", "LAMP_2N", "LAMP_2_OLD"}}
 """What an outputs file may call its task, where that is not its name: `LaMP_2` has been both."""
+
+
+def check_split(split: str) -> None:
+    """See that a split is one.
+
+    Raises:
+        InputError: naming the three.
+    """
+    if split not in SPLITS:
+        raise InputError(f"--split must be train, dev or test, but got {split!r}")
 
 
 def questions_file(split: str) -> str:

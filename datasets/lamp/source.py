@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from personaagent.datasets.lamp.cache import RowTable, StoredRow, cached
-from personaagent.datasets.lamp.citation import SURROGATE_NOTE, reference_titles, with_references
+from personaagent.datasets.lamp.citation import SURROGATE_NOTE, with_references
 from personaagent.datasets.lamp.layout import Files, find_files
 from personaagent.datasets.lamp.official import official_rows
 from personaagent.datasets.lamp.oppu import checked_rows, oppu_rows
@@ -73,7 +73,7 @@ class LampSource:
     def sizes(self, queries_per_user: int | None = None) -> list[UserSize]:
         found = []
         for user_id, indices in self._rows_of.items():
-            asked = indices[:queries_per_user] if len(indices) > 1 else indices
+            asked = _asked(indices, queries_per_user)
             queries = sum(self.table.query_counts[i] for i in asked)
             found.append(UserSize(user_id, self.table.in_common(asked), queries))
         return found
@@ -85,19 +85,12 @@ class LampSource:
         if self.task is LAMP_1:
             if any(item.get("citation") is None for item in items) and SURROGATE_NOTE not in self.notes:
                 self.notes.append(SURROGATE_NOTE)
-            asked = [title for q in record.queries for title in reference_titles(q.input)]
+            asked = [title for q in record.queries for title in self.task.query_parts(q.input)]
             try:
                 items = with_references(items, user_id, self._pool, self.data_seed, asked)
             except InputError as error:
                 raise InputError(f"{self.files.main}: {error}") from None
-        history = []
-        for number, item in enumerate(items):
-            try:
-                history.append(self.task.interaction(user_id, item, number))
-            except InputError as error:
-                raise InputError(f"{self.files.main}: user {user_id!r}, profile item {number}: {error}") from None
-        history.sort(key=lambda interaction: interaction.position)
-        return User(user_id, tuple(history), tuple(Query(q.id, q.input, q.gold) for q in record.queries))
+        return _user(self.task, replace(record, items=tuple(items)), str(self.files.main))
 
     def users(self) -> Iterator[User]:
         """Every user with all queries, one at a time."""
@@ -109,8 +102,7 @@ class LampSource:
         Where each question has a profile of its own, as in the time-based split, the items are what all of the asked
         ones have: no question sees what came after it.
         """
-        indices = self._rows_of[user_id]
-        rows = list(self.table.rows(indices[:queries_per_user] if len(indices) > 1 else indices))
+        rows = list(self.table.rows(_asked(self._rows_of[user_id], queries_per_user)))
         common = set.intersection(*({str(item["id"]) for item in row.items} for row in rows))
         # Of the shortest: should an item differ between them, as it was earliest.
         shortest = min(rows, key=lambda row: len(row.items))
@@ -138,6 +130,23 @@ class LampSource:
         return [(row.user_id, str(item["title"])) for row in table.rows(sorted(drawn)) for item in row.items]
 
 
+def _asked(indices: list[int], queries_per_user: int | None) -> list[int]:
+    """The rows of the asked questions: a row a question, or one row with all of them."""
+    return indices[:queries_per_user] if len(indices) > 1 else indices
+
+
+def _user(task: LampTask, record: StoredRow, where: str) -> User:
+    """A record as a user, the history in order of time."""
+    history = []
+    for number, item in enumerate(record.items):
+        try:
+            history.append(task.interaction(record.user_id, item, number))
+        except InputError as error:
+            raise InputError(f"{where}: user {record.user_id!r}, profile item {number}: {error}") from None
+    history.sort(key=lambda interaction: interaction.position)
+    return User(record.user_id, tuple(history), tuple(Query(q.id, q.input, q.gold) for q in record.queries))
+
+
 def _with_remedy(rows: Callable[[], Iterator[StoredRow]]) -> Iterator[StoredRow]:
     """Rows; an error in one of the records says what to do about it."""
     try:
@@ -155,10 +164,5 @@ def users_from_entries(entries: Sequence[Mapping[str, Any]], task: LampTask, whe
     Raises:
         InputError: as the reader of OPPU's files.
     """
-    users = []
-    for row in checked_rows(entries, task, where):
-        history = [task.interaction(row.user_id, item, number) for number, item in enumerate(row.items)]
-        history.sort(key=lambda interaction: interaction.position)
-        queries = tuple(Query(q.id, q.input, q.gold) for q in row.queries)
-        users.append(User(row.user_id, tuple(history), queries))
-    return UserTable(task, where, digest, tuple(users))
+    users = tuple(_user(task, row, where) for row in checked_rows(entries, task, where))
+    return UserTable(task, where, digest, users)

@@ -103,8 +103,13 @@ class LampTask(ScoredTask):
 
     def retrieval_query(self, question: str) -> str:
         """The part of a question that is compared with the corpus; all of it if it has not the official form."""
+        parts = self.query_parts(question)
+        return " ".join(parts) if parts else question
+
+    def query_parts(self, question: str) -> tuple[str, ...]:
+        """What `retrieval_query` joins: of LaMP-1 the titles of the two references. Empty without the official form."""
         found = re.search(self.query_pattern, question, re.DOTALL)
-        return " ".join(group.strip() for group in found.groups()) if found else question
+        return tuple(group.strip() for group in found.groups()) if found else ()
 
 
 LAMP_1 = LampTask(

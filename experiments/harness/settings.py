@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from personaagent.datasets.lamp.official import SPLITS
+from personaagent.datasets.lamp.official import check_split
 from personaagent.datasets.logs import LOGS
 from personaagent.datasets.registry import SAMPLE_USERS
 from personaagent.datasets.selection import Selection
@@ -74,8 +74,7 @@ class StudyOptions:
         ):
             if value is not None and value < least:
                 raise InputError(f"{option} must be at least {least} but got {value}")
-        if self.split not in SPLITS:
-            raise InputError(f"--split must be train, dev or test, but got {self.split!r}")
+        check_split(self.split)
         if self.users_by not in ("active", "random"):
             raise InputError(f"--users-by must be active or random, but got {self.users_by!r}")
         if (self.columns or self.labels) and LOGS not in self.tasks:

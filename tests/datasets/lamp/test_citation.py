@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personaagent.datasets.lamp.citation import SURROGATE_NOTE, reference_titles, with_references
+from personaagent.datasets.lamp.citation import SURROGATE_NOTE, with_references
 from personaagent.datasets.lamp.oppu import HISTORY_FILE
 from personaagent.datasets.lamp.records import kind
 from personaagent.datasets.lamp.source import LampSource, open_lamp
@@ -268,7 +268,7 @@ def test_what_the_queries_ask_about_is_never_drawn_as_unrelated() -> None:
 
 def test_the_titles_of_an_official_question_are_found() -> None:
     asked = LAMP_1.question.format(title="T", reference_1='The "A"', reference_2="B")
-    assert reference_titles(asked) == ('The "A"', "B") and reference_titles("Which one?") == ()
+    assert LAMP_1.query_parts(asked) == ('The "A"', "B") and LAMP_1.query_parts("Which one?") == ()
 
 
 def test_a_surrogate_is_an_earlier_paper_and_differs_in_more_than_case() -> None:
