@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from servers import openai as server_module
 
 from personaagent.experiments.harness.settings import StudyOptions
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "scale.py"
-SERVER = Path(__file__).resolve().parents[1] / "servers" / "openai.py"
 
 Make = Callable[..., StudyOptions]
 
@@ -147,21 +146,16 @@ def test_the_script_from_an_empty_folder_with_nothing_set(tmp_path: Path) -> Non
 def test_an_interruption_does_not_wait_for_an_endpoint_that_hangs(
     tmp_path: Path, options: Make, empty_database: Path
 ) -> None:
-    spec = importlib.util.spec_from_file_location("openai_test_server", SERVER)
-    assert spec is not None and spec.loader is not None
-    servers = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = servers
-    spec.loader.exec_module(servers)
     go_on, asked = threading.Event(), threading.Semaphore(0)
 
     def reply(messages: Any) -> str:
         asked.release()
         if len(server.requests) > 2:
             go_on.wait(120)
-        return str(servers.in_fields(messages, "comedy"))
+        return str(server_module.in_fields(messages, "comedy"))
 
     (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
-    with servers.OpenAIServer(reply) as server:
+    with server_module.OpenAIServer(reply) as server:
         argv = ["--batch-sizes", "0", "--memories", "0", "--profile", "off", "--wikipedia", "off", "--workers", "2"]
         argv += ["--lm", "openai/test", "--api-base", server.url, "--timeout-seconds", "600", "--out", "out"]
         argv += ["--data", str(options().data), "--tracking", "sqlite:///mlflow.db"]

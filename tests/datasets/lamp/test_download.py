@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -16,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
 from rich.console import Console
+from servers import files as server_module
 
 from personaagent.datasets.lamp import download as module
 from personaagent.datasets.lamp.download import MAX_WAIT_SECONDS, download
@@ -33,18 +33,6 @@ OUTPUTS = json.dumps({"task": "LaMP_3", "golds": [{"id": str(number), "output": 
 FOLDER = "time/LaMP_3/dev"
 NAME = f"{FOLDER}/dev_questions.json"
 LAST = len(QUESTIONS) - 1
-
-
-def _load_server() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("files_test_server", SERVER)
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = loaded  # its dataclass looks itself up
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-server_module = _load_server()
 Fault = server_module.Fault
 
 

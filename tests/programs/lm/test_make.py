@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import re
 import subprocess
@@ -12,30 +11,18 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import dspy
 import pytest
 from dspy.utils.exceptions import LMError
+from servers import openai as server_module
 
 from personaagent.programs.errors import InputError
 from personaagent.programs.lm.make import NUM_RETRIES, make_lm
 from personaagent.programs.lm.meter import Meter, metering
 
 SERVER = Path(__file__).parents[2] / "servers" / "openai.py"
-
-
-def _load_server() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("openai_test_server", SERVER)
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = loaded  # its dataclass looks itself up
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-server_module = _load_server()
 
 
 @pytest.fixture(autouse=True)

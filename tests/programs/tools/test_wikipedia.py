@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import random
 import subprocess
 import sys
@@ -15,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from threading import Barrier
-from types import ModuleType
 from typing import Any
 
 import dspy
 import pytest
 from dspy.utils import DummyLM
+from servers import wikipedia as server_module
 
 from personaagent.programs.errors import InputError
 from personaagent.programs.tools import _http as http_module
@@ -30,18 +29,6 @@ from personaagent.programs.tools.wikipedia import Wikipedia
 SERVER = Path(__file__).parents[2] / "servers" / "wikipedia.py"
 UNAVAILABLE = "Wikipedia is not available right now ({})."
 EINSTEIN = "Albert Einstein: «Albert Einstein was a theoretical physicist. He published the theory of relativity.»"
-
-
-def _load_server() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("wikipedia_test_server", SERVER)
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = loaded  # its dataclass looks itself up
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-server_module = _load_server()
 
 
 class Clock:
