@@ -35,6 +35,11 @@ from dspy.lm15 import Message, Request, Response, TextPart, Usage
 _OUTPUT = re.compile(r"^\d+\. `(\w+)` \(", re.MULTILINE)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named by their argument: workers must agree on a test's name, and a gzip holds the time."""
+    return argname if isinstance(val, bytes) else None
+
+
 class HashEncoder:
     """Unit vectors drawn from a text's own hash: equal texts are equal, others nearly orthogonal."""
 

@@ -507,9 +507,9 @@ HEADER = "user,query,response\n"
         ("log.csv", (HEADER + "ann,a,b\n").encode("utf-16"), "it is UTF-16, and UTF-8 is expected"),
         ("log.json", "[]", "a log is a .jsonl, .ndjson, .csv or .tsv file, or a folder of a saved dataset"),
         ("log", "[]", "a log is a .jsonl, .ndjson, .csv or .tsv file"),
-        ("log.jsonl.gz", gzip.compress(b"{}"), "unpack"),
-        ("log.jsonl", gzip.compress(b"{}"), "it is a gzip file"),
-        ("log.csv", gzip.compress(b"{}"), "it is a gzip file"),
+        ("log.jsonl.gz", gzip.compress(b"{}", mtime=0), "unpack"),
+        ("log.jsonl", gzip.compress(b"{}", mtime=0), "it is a gzip file"),
+        ("log.csv", gzip.compress(b"{}", mtime=0), "it is a gzip file"),
     ],
 )
 def test_a_wrong_file_is_named_with_the_line(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
