@@ -1,19 +1,19 @@
-"""HTTP for the Wikipedia tool: a deadline for each question, one session, and a circuit breaker."""
+"""HTTP for the Wikipedia tool: a deadline for each question, one session, under a circuit breaker."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urljoin
+
+from personaagent.programs.breaker import Breaker
 
 MAX_BODY_BYTES = 16 * 2**20
 MAX_REQUESTS = 16
@@ -99,46 +99,3 @@ def _retry_after_seconds(header: str) -> float:
     except ValueError:
         return 0.0
     return when.replace(tzinfo=when.tzinfo or UTC).timestamp() - time.time()
-
-
-class Breaker:
-    """Keeps requests back after failures in a row: closed, open until a time, then one trial (half open)."""
-
-    def __init__(self, failures_to_open: int, open_seconds: float, clock: Callable[[], float]) -> None:
-        self._failures_to_open, self._open_seconds, self._clock = failures_to_open, open_seconds, clock
-        self._lock = threading.RLock()
-        self._failures = 0
-        self._open_until = -math.inf  # closed
-        self._trial_runs = False
-
-    @property
-    def is_open(self) -> bool:
-        with self._lock:
-            return self._clock() < self._open_until
-
-    def admit(self) -> Literal["closed", "trial"] | None:
-        """A ticket for one question, to be given back to `record`, or None where it must not be asked."""
-        with self._lock:
-            if self._open_until == -math.inf:
-                return "closed"
-            if self.is_open or self._trial_runs:
-                return None
-            self._trial_runs = True
-            return "trial"
-
-    def record(self, ticket: Literal["closed", "trial"], *, usable: bool) -> None:
-        with self._lock:
-            self._trial_runs &= ticket != "trial"
-            if self.is_open:
-                return  # a question from before: it neither ends a pause nor prolongs it
-            self._failures = 0 if usable else self._failures + 1
-            if usable:
-                self._open_until = -math.inf
-            elif ticket == "trial" or self._failures >= self._failures_to_open:
-                self._open_until = self._clock() + self._open_seconds
-
-    def pause(self, seconds: float) -> None:
-        """Obey a Retry-After: open at once, whatever the count."""
-        with self._lock:
-            if seconds > 0:
-                self._open_until = max(self._open_until, self._clock() + seconds)

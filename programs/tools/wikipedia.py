@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import dspy
 
+from personaagent.programs.breaker import Breaker
 from personaagent.programs.errors import InputError
 from personaagent.programs.quoting import one_line, quoted
-from personaagent.programs.tools._http import PAUSED, TOO_LATE, Breaker, Http, UnavailableError
+from personaagent.programs.tools._http import PAUSED, TOO_LATE, Http, UnavailableError
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from servers import openai as server_module
+from servers import llm as server_module
 
 from personaagent.experiments.harness.settings import StudyOptions
 

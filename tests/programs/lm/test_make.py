@@ -16,13 +16,13 @@ from typing import Any
 import dspy
 import pytest
 from dspy.utils.exceptions import LMError
-from servers import openai as server_module
+from servers import llm as server_module
 
 from personaagent.programs.errors import InputError
 from personaagent.programs.lm.make import NUM_RETRIES, make_lm
 from personaagent.programs.lm.meter import Meter, metering
 
-SERVER = Path(__file__).parents[2] / "servers" / "openai.py"
+SERVER = Path(__file__).parents[2] / "servers" / "llm.py"
 
 
 @pytest.fixture(autouse=True)

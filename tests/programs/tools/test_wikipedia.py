@@ -21,6 +21,7 @@ import pytest
 from dspy.utils import DummyLM
 from servers import wikipedia as server_module
 
+from personaagent.programs.breaker import Breaker
 from personaagent.programs.errors import InputError
 from personaagent.programs.tools import _http as http_module
 from personaagent.programs.tools import wikipedia as module
@@ -303,7 +304,7 @@ def test_a_retry_after_that_says_nothing_counts_as_one_failure(server: Any, tool
 
 
 def test_a_success_from_before_does_not_end_a_pause(server: Any, tool: Wikipedia, clock: Clock) -> None:
-    breaker = http_module.Breaker(3, 60.0, clock)
+    breaker = Breaker(3, 60.0, clock)
     first, second = breaker.admit(), breaker.admit()
     assert first == second == "closed"
     breaker.pause(10)
@@ -316,7 +317,7 @@ def test_a_success_from_before_does_not_end_a_pause(server: Any, tool: Wikipedia
 
 
 def test_a_pause_also_stops_questions_under_way(server: Any, clock: Clock) -> None:
-    breaker = http_module.Breaker(3, 60.0, clock)
+    breaker = Breaker(3, 60.0, clock)
     http = http_module.Http(breaker)
     http.begin(time.monotonic() + 20)
     breaker.pause(10)

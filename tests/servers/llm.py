@@ -1,6 +1,6 @@
 """An OpenAI-compatible chat server in miniature on 127.0.0.1, over real HTTP, which answers as told.
 
-By hand: `python tests/servers/openai.py --port 8000` prints the address to give to `--api-base` and serves
+By hand: `python -m tests.servers.llm --port 8000` prints the address to give to `--api-base` and serves
 until Ctrl-C. It answers in the fields that the prompt asks for, all with the same text.
 """
 
