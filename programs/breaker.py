@@ -33,6 +33,11 @@ class Breaker:
             self._trial_runs = True
             return "trial"
 
+    def honours(self, ticket: Literal["closed", "trial"]) -> bool:
+        """Whether a question under way may go on sending: the breaker is closed, or this is its one trial."""
+        with self._lock:
+            return self._open_until == -math.inf or (ticket == "trial" and not self.is_open)
+
     def record(self, ticket: Literal["closed", "trial"], *, usable: bool) -> None:
         with self._lock:
             self._trial_runs &= ticket != "trial"
@@ -43,6 +48,11 @@ class Breaker:
                 self._open_until = -math.inf
             elif ticket == "trial" or self._failures >= self._failures_to_open:
                 self._open_until = self._clock() + self._open_seconds
+
+    def give_back(self, ticket: Literal["closed", "trial"]) -> None:
+        """A ticket whose question was given up: it tells nothing, and the next one may be the trial."""
+        with self._lock:
+            self._trial_runs &= ticket != "trial"
 
     def pause(self, seconds: float) -> None:
         """Obey a Retry-After: open at once, whatever the count."""

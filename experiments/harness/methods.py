@@ -20,7 +20,7 @@ from personaagent.programs.agent import PersonaAgent
 from personaagent.programs.episode import max_predictions
 from personaagent.programs.lm.make import CALLS_PER_PREDICTION, OFFLINE
 from personaagent.programs.memory.episodic import EpisodicMemory
-from personaagent.programs.memory.semantic import SUMMARY_INSTRUCTION, SemanticMemory
+from personaagent.programs.memory.semantic import MAX_HALVINGS, SUMMARY_INSTRUCTION, SemanticMemory
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import Persona
 
@@ -78,7 +78,8 @@ class PersonaAgentMethod:
             return {"profile": memory(interactions=user.history).profile}
 
         calls = 1 if user.history else 0
-        return Work(unit_key("profile", inputs), "profile", run, calls * _calls_per_prediction(cell.lm), calls)
+        worst = calls * (_calls_per_prediction(cell.lm) + (0 if cell.lm == OFFLINE else MAX_HALVINGS))
+        return Work(unit_key("profile", inputs), "profile", run, worst, calls)
 
     def step_work(self, user: User, cell: Cell, iteration: int, persona: Persona) -> Work:
         """One iteration of Algorithm 1 from this persona."""

@@ -8,14 +8,19 @@ import dspy
 from dspy.utils.exceptions import LMError
 
 from personaagent.programs.errors import InputError
-from personaagent.programs.lm.meter import AsyncMeteredEngine, Meter, MeteredEngine, key_for_server
+from personaagent.programs.lm.endpoint import NUM_RETRIES, Patience
+from personaagent.programs.lm.engines import (
+    AsyncEndpointEngine,
+    AsyncMeteredEngine,
+    EndpointEngine,
+    MeteredEngine,
+    key_for_server,
+)
+from personaagent.programs.lm.meter import Meter
 from personaagent.programs.memory.encoder import Encoder
 
 OFFLINE = "offline"
 """The model string of the offline reader."""
-
-NUM_RETRIES = 3
-"""Further attempts at a call that failed transiently; DSPy waits 1, 2, 4 s or what Retry-After says."""
 
 CALLS_PER_PREDICTION = 2 * (NUM_RETRIES + 1)
 """Most LM calls of one predictor: DSPy's ChatAdapter and its JSON fallback, each with its retries."""
@@ -27,6 +32,7 @@ def make_lm(
     api_base: str | None = None,
     temperature: float = 0.1,
     timeout_seconds: float = 60.0,
+    retry_wait_seconds: float = 1.0,
     meter: Meter | None = None,
     encoder: str | Encoder = "auto",
 ) -> dspy.LM:
@@ -38,8 +44,10 @@ def make_lm(
         api_base: address of an OpenAI-compatible server. Keys come from the environment only; a server
             that needs none is sent a placeholder.
         temperature: of sampling; the paper's is 0.1 (App. F). The offline reader does not sample.
-        timeout_seconds: of one attempt; above 0.
-        meter: default: one of its own.
+        timeout_seconds: of one attempt, slow bodies included; above 0.
+        retry_wait_seconds: before the first of at most 5 retries of a transient failure; it doubles each time.
+        meter: what all LMs of a run share: its account, and what is known of each endpoint. Default: one of
+            its own.
         encoder: of the offline reader.
 
     DSPy's cache is off: its key ignores the endpoint, and its hits report no usage. A program that carries
@@ -68,19 +76,24 @@ def make_lm(
         raise InputError(f"api_base must be an http(s) URL, such as http://127.0.0.1:8000/v1, but got {api_base!r}")
     if api_base is not None and "@" in api_base.partition("://")[2].partition("/")[0]:
         raise InputError("api_base must not hold a password: give the endpoint's key in the environment")
-    endpoint: dict[str, str] = {}
+    address: dict[str, Any] = {}
     if api_base is not None:
-        endpoint = {"api_base": api_base, **key_for_server(model, api_base)}
+        address = {"api_base": api_base, **key_for_server(model, api_base)}
+    # The deadline of an attempt is ours, and of the whole; the client's, which begins anew with each byte, must not
+    # come first.
+    address["timeout"] = timeout_seconds + 5.0
     try:
-        inner = dspy.LM(model, cache=False, num_retries=0, temperature=temperature, timeout=timeout_seconds, **endpoint)
+        inner = dspy.LM(model, cache=False, num_retries=0, temperature=temperature, **address)
         check_provider(inner, needs_key=api_base is None)
+        endpoint = meter.endpoint(api_base or model.partition("/")[0])
+        parts = (inner, endpoint, meter, Patience(timeout_seconds, NUM_RETRIES, retry_wait_seconds))
         return dspy.LM(
             model,
-            engine=MeteredEngine(inner, meter),
-            async_engine=AsyncMeteredEngine(inner, meter),
+            engine=EndpointEngine(*parts),
+            async_engine=AsyncEndpointEngine(*parts),
             temperature=temperature,
             cache=False,
-            num_retries=NUM_RETRIES,
+            num_retries=0,
         )
     except InputError:
         raise

@@ -1,22 +1,20 @@
-"""Counting, capping and limiting LM calls where they happen: at the engine, once per attempt."""
+"""The account of a run: LM calls are counted, capped and limited here, once per attempt."""
 
 from __future__ import annotations
 
-import asyncio
-import os
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any
 
-import dspy
-from dspy.clients.base_lm import BaseLM
-from dspy.clients.lm import _dump_engine, _load_engine  # how DSPy itself records an engine
-from dspy.lm15 import Request, Response
+from dspy.lm15 import Response
 
 from personaagent.programs.errors import BudgetError, InputError
+from personaagent.programs.lm.endpoint import Endpoint
+from personaagent.programs.lm.slots import Slots
 
 
 @dataclass
@@ -62,7 +60,7 @@ def metering() -> Iterator[Usage]:
 
 @dataclass
 class Meter:
-    """The account of a whole run.
+    """The account of a whole run, and what its LMs share: the slots of calls in flight, and the endpoints.
 
     Args:
         max_calls: cap on LM calls, retries and fallbacks included; None for no cap; at least 0.
@@ -79,9 +77,21 @@ class Meter:
             raise InputError(f"max_calls cannot be negative but got {self.max_calls}")
         if self.max_in_flight is not None and self.max_in_flight < 1:
             raise InputError(f"max_in_flight must be at least 1 but got {self.max_in_flight}")
-        self._slots = threading.Semaphore(self.max_in_flight or 1_000_000)
+        self.slots = Slots(self.max_in_flight or math.inf)
         self._changed = threading.Condition()
+        self._endpoints: dict[str, Endpoint] = {}
         self._reserved = 0
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The endpoint of this name in this run: two LMs of one server share its limits and its breaker."""
+        with self._changed:
+            if name not in self._endpoints:
+                self._endpoints[name] = Endpoint(name, self.max_in_flight)
+            return self._endpoints[name]
+
+    def has_answered(self, model: str) -> bool:
+        """Whether an LM of this model string has answered in this run."""
+        return any(model in endpoint.answered for endpoint in list(self._endpoints.values()))
 
     @contextmanager
     def admitted(self, worst_case: int) -> Iterator[bool]:
@@ -118,7 +128,12 @@ class Meter:
                 reservation.left = 0
                 self._changed.notify_all()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Book one attempt, which is about to be sent.
+
+        Raises:
+            BudgetError: if the cap does not allow it; then nothing is booked.
+        """
         with self._changed:
             reservation = next((r for r in _reservations.get() if r.meter is self and r.left), None)
             # What others have reserved is theirs.
@@ -133,7 +148,8 @@ class Meter:
                 for ledger in _ledgers.get():
                     ledger.lm_calls += 1
 
-    def _end(self, response: Response) -> None:
+    def end(self, response: Response) -> None:
+        """Book the tokens of an answer."""
         used = response.usage
         tokens = Usage(0, int(used.input_tokens or 0), int(used.output_tokens or 0)) if used else Usage()
         with self._changed, _booking:
@@ -151,92 +167,3 @@ class _Reservation:
 
 
 _reservations: ContextVar[tuple[_Reservation, ...]] = ContextVar("personaagent_reservations", default=())
-
-
-class SyncEngine(Protocol):
-    """What an LM engine does (dspy.clients.engines.base)."""
-
-    def complete(self, request: Request) -> Response: ...
-
-
-class _Metered:
-    """What the two engines share: what they wrap, and how DSPy saves and loads them."""
-
-    def __init__(self, inner: SyncEngine | dspy.LM, meter: Meter) -> None:
-        self._inner = inner
-        self._meter = meter
-
-    def dump_state(self) -> dict[str, Any]:
-        """For DSPy's saving: the state of what is wrapped, without API keys. The meter is the run's and not saved.
-
-        Raises:
-            TypeError: if what is wrapped cannot be saved; DSPy's own message says what it lacks.
-        """
-        if isinstance(self._inner, dspy.LM):
-            return {"inner": self._inner.dump_state()}
-        return {"inner": _dump_engine(self._inner, "engine")}
-
-    @classmethod
-    def load_state(cls, state: dict[str, Any]) -> Self:
-        """From `dump_state`, on a meter of its own without cap or limit. Keys come from the environment.
-
-        DSPy asks for this only with `allow_unsafe_lm_state=True`, so what is named inside is trusted, too.
-        """
-        inner = state["inner"]
-        if "model" not in inner:
-            return cls(_load_engine(inner, "engine", allow_custom_lm_class=True), Meter())
-        key = key_for_server(inner["model"], inner.get("api_base"))
-        return cls(BaseLM.load_state(inner | key, allow_custom_lm_class=True), Meter())
-
-
-def key_for_server(model: str, api_base: str | None) -> dict[str, str]:
-    """The key that a server at `api_base` is sent: the environment's, or a placeholder if it needs none.
-
-    Returns:
-        A setting of `dspy.LM`; empty if the provider itself looks the key up.
-    """
-    if api_base is None or not model.startswith("openai/"):
-        return {}
-    return {"api_key": os.environ.get("OPENAI_API_KEY") or "none"}
-
-
-class MeteredEngine(_Metered):
-    """An engine that books each attempt on a meter before it passes it on."""
-
-    def complete(self, request: Request) -> Response:
-        with self._meter._slots:
-            self._meter._begin()
-            response = _complete(self._inner, request)
-        self._meter._end(response)
-        return response
-
-
-class AsyncMeteredEngine(_Metered):
-    """As `MeteredEngine`, for `acall`. It shares the meter and its limits."""
-
-    async def complete(self, request: Request) -> Response:
-        while not self._meter._slots.acquire(blocking=False):
-            await asyncio.sleep(0.002)
-        try:
-            self._meter._begin()
-            if isinstance(self._inner, dspy.LM):
-                with _unobserved():
-                    response = await self._inner.acall(request)
-            else:
-                response = await asyncio.to_thread(self._inner.complete, request)
-        finally:
-            self._meter._slots.release()
-        self._meter._end(response)
-        return response
-
-
-def _complete(inner: SyncEngine | dspy.LM, request: Request) -> Response:
-    if isinstance(inner, dspy.LM):
-        with _unobserved():
-            return inner(request)
-    return inner.complete(request)
-
-
-def _unobserved() -> Any:
-    # The outer LM already reports this call to history, callbacks and usage trackers.
-    return dspy.context(callbacks=[], disable_history=True, usage_tracker=None)

@@ -19,7 +19,8 @@ from dspy.utils.exceptions import LMError
 from servers import llm as server_module
 
 from personaagent.programs.errors import InputError
-from personaagent.programs.lm.make import NUM_RETRIES, make_lm
+from personaagent.programs.lm.endpoint import NUM_RETRIES
+from personaagent.programs.lm.make import make_lm
 from personaagent.programs.lm.meter import Meter, metering
 
 SERVER = Path(__file__).parents[2] / "servers" / "llm.py"
@@ -174,7 +175,7 @@ def test_retries_end() -> None:
     meter = Meter()
     with server_module.OpenAIServer(fail_first=99) as server:
         with pytest.raises(LMError):
-            ask(make_lm("openai/test", api_base=server.url, meter=meter))
+            ask(make_lm("openai/test", api_base=server.url, meter=meter, retry_wait_seconds=0.01))
         assert len(server.requests) == NUM_RETRIES + 1
     assert meter.spent.lm_calls == NUM_RETRIES + 1
 
@@ -294,7 +295,8 @@ def test_a_program_with_its_own_lm_is_saved_without_the_key_and_loads_where_that
     assert usage.lm_calls == 2
     assert [seen.authorization for seen in server.requests] == ["Bearer sk-secret", "Bearer none"]
     assert [seen.body["temperature"] for seen in server.requests] == [0.7, 0.7]
-    assert (loaded.lm.num_retries, loaded.lm.cache) == (NUM_RETRIES, False)
+    assert (loaded.lm.num_retries, loaded.lm.cache) == (0, False), "the engine itself asks again, and books it"
+    assert loaded.lm.dump_state() == program.lm.dump_state()
 
 
 def test_a_program_with_the_offline_reader_is_saved_and_loads_where_that_is_allowed(tmp_path: Path) -> None:

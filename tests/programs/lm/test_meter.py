@@ -18,7 +18,8 @@ from dspy.lm15 import Usage as LMUsage
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from personaagent.programs.errors import BudgetError, InputError
-from personaagent.programs.lm.meter import AsyncMeteredEngine, Meter, MeteredEngine, Usage, metering
+from personaagent.programs.lm.engines import AsyncMeteredEngine, MeteredEngine
+from personaagent.programs.lm.meter import Meter, Usage, metering
 
 READABLE = "[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]"
 JOIN_SECONDS = 30.0
@@ -242,15 +243,13 @@ class Saved(Scripted):
 
 @pytest.mark.parametrize("kind", [MeteredEngine, AsyncMeteredEngine])
 def test_a_saved_engine_is_loaded_on_a_new_meter(kind: type[MeteredEngine] | type[AsyncMeteredEngine]) -> None:
-    for inner in (Saved(), dspy.LM("openai/gpt-4.1", cache=False, api_key="secret")):
-        saved = kind(inner, Meter(max_calls=0)).dump_state()
-        assert list(saved) == ["inner"]
-        assert "secret" not in str(saved)
-        loaded = kind.load_state(saved)
-        assert type(loaded) is kind
-        assert type(loaded._inner) is type(inner)
-        assert loaded._meter == Meter()
-        assert loaded.dump_state() == saved
+    saved = kind(Saved(), Meter(max_calls=0)).dump_state()
+    assert list(saved) == ["inner"]
+    loaded = kind.load_state(saved)
+    assert type(loaded) is kind
+    assert type(loaded._inner) is Saved
+    assert loaded._meter == Meter()
+    assert loaded.dump_state() == saved
 
 
 def test_what_wraps_an_engine_that_cannot_be_saved_says_what_is_lacking() -> None:
@@ -324,13 +323,12 @@ def test_a_cancelled_task_leaves_its_slot() -> None:
         meter = Meter(max_in_flight=1)
         engine = Scripted()
         lm = lm_of(engine, meter)
-        meter._slots.acquire()
-        waiting = asyncio.create_task(aask(lm))
-        await asyncio.sleep(0.02)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        meter._slots.release()
+        async with meter.slots.aslot():
+            waiting = asyncio.create_task(aask(lm))
+            await asyncio.sleep(0.02)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
         return await aask(lm)
 
     assert asyncio.run(main()) == "yes"

@@ -9,10 +9,12 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy import lm15
+from dspy.utils.exceptions import ContextWindowExceededError
 
 from personaagent.programs.errors import InputError
 from personaagent.programs.interaction import Interaction
-from personaagent.programs.memory.semantic import SUMMARY_INSTRUCTION, SemanticMemory
+from personaagent.programs.memory.semantic import MAX_HALVINGS, SUMMARY_INSTRUCTION, SemanticMemory
 
 
 def history(count: int) -> list[Interaction]:
@@ -77,6 +79,41 @@ def test_an_empty_history_calls_no_lm(scripted: Any) -> None:
         assert SemanticMemory()([]).profile == ""
         assert asyncio.run(SemanticMemory().aforward([])).profile == ""
     assert engine.calls == []
+
+
+def with_a_window(most: int) -> Any:
+    """An LM whose window holds so many interactions."""
+
+    def script(call: Any) -> dict[str, str]:
+        if call.user.count("«") > most:
+            raise lm15.ContextLengthError("too long")
+        return {"profile": f"{call.user.count('«')}, the last {'text 99' in call.user}"}
+
+    return script
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(("window", "tries", "shown"), [(100, 1, 100), (99, 2, 50), (30, 3, 25), (3, 6, 3)])
+def test_a_history_that_does_not_fit_is_summarised_from_its_newer_part(
+    scripted: Any, asynchronous: bool, window: int, tries: int, shown: int
+) -> None:
+    lm, engine = scripted(with_a_window(window))
+    with dspy.context(lm=lm):
+        memory = SemanticMemory()
+        prediction = asyncio.run(memory.acall(history(100))) if asynchronous else memory(history(100))
+    assert prediction.profile == f"{shown}, the last True"
+    assert len(engine.calls) == tries
+
+
+def test_a_history_whose_newest_do_not_fit_fails_as_what_it_is(scripted: Any) -> None:
+    lm, engine = scripted(with_a_window(0))
+    with dspy.context(lm=lm):
+        with pytest.raises(ContextWindowExceededError):
+            SemanticMemory()(history(100))
+        assert len(engine.calls) == 1 + MAX_HALVINGS
+        with pytest.raises(ContextWindowExceededError):
+            asyncio.run(SemanticMemory().acall(history(1)))
+    assert len(engine.calls) == 1 + MAX_HALVINGS + 1, "one interaction has no newer half"
 
 
 def test_text_of_a_user_is_no_protocol_in_the_prompt(scripted: Any) -> None:
