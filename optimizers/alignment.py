@@ -19,9 +19,11 @@ from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
 from personaagent.optimizers.signatures import Update, gradient_signature
+from personaagent.programs.adapter import careful
 from personaagent.programs.agent import PersonaAgent
 from personaagent.programs.errors import InputError
 from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
+from personaagent.programs.lm.meter import metering
 from personaagent.programs.memory.semantic import SemanticMemory
 from personaagent.programs.persona import Persona
 from personaagent.programs.quoting import defuse, one_line, shorten, written
@@ -185,7 +187,7 @@ class PersonaAlignment(Teleprompter):
 
     def _step(self, agent: PersonaAgent, batch: Sequence[_BatchItem], iteration: int) -> AlignmentStep:
         started = time.perf_counter()
-        with dspy.track_usage() as usage:
+        with dspy.track_usage() as usage, metering() as metered:
             if iteration == 1 and self.profile_before_batch:
                 agent = agent.with_persona(self._persona_before(agent, batch))
             before = agent.persona
@@ -194,8 +196,8 @@ class PersonaAlignment(Teleprompter):
             usable = [s for s in simulations if s.feedback]
             after, kept_because = self._rewrite(before, usable)
         calls = [entry for entries in usage.usage_data.values() for entry in entries]
-        # Some LMs report no usage: the calls that must have been made count all the same.
-        at_least = sum(s.lm_calls for s in simulations) + bool(usable)
+        # Metered LMs count every attempt. Of others some report no usage: what must have been made counts all the same.
+        at_least = max(metered.lm_calls, sum(s.lm_calls for s in simulations) + bool(usable))
         return AlignmentStep(
             iteration=iteration,
             batch=tuple(simulations),
@@ -245,7 +247,7 @@ class PersonaAlignment(Teleprompter):
         if self.show_trajectory:
             texts["steps"] = _steps_as_text(rollout.trajectory)
         try:
-            with dspy.context(**self._lm()):
+            with dspy.context(**self._lm()), careful():
                 shown = {name: shorten(defuse(text), MAX_CRITIC_CHARS) for name, text in texts.items()}
                 feedback = shorten(written(self.gradient(**shown).feedback), MAX_FEEDBACK_CHARS)
         except AdapterParseError:
@@ -260,7 +262,7 @@ class PersonaAlignment(Teleprompter):
             return persona, "there was no usable gradient"
         numbered = "\n".join(f"{i}. {simulation.feedback}" for i, simulation in enumerate(usable, 1))
         try:
-            with dspy.context(**self._lm()):
+            with dspy.context(**self._lm()), careful():
                 update = self.update(current_persona=defuse(persona.text), feedback=numbered)
         except AdapterParseError:
             return persona, "the update could not be read"

@@ -11,9 +11,11 @@ from uuid import uuid4
 
 import dspy
 
+from personaagent.programs.adapter import CarefulChatAdapter, careful
 from personaagent.programs.episode import Episode, adrive, drive
 from personaagent.programs.errors import InputError, PersonaAgentError
 from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
+from personaagent.programs.lm.meter import metering
 from personaagent.programs.memory.episodic import EpisodicMemory
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import PERSONA_TEMPLATE, Persona, initial_persona
@@ -181,23 +183,23 @@ class PersonaAgent(dspy.ReAct):
         Returns:
             The signature's outputs and: `trajectory` (dict), `reasoning`, `persona_version`, `recalled` (ids
             of the interactions that recall returned), `tools_called` (names, in order), `faults` (what went
-            wrong and was overcome), `lm_calls`, `prompt_tokens`, `completion_tokens` (of this question; as
-            far as the LM reports them), `seconds`.
+            wrong and was overcome), `lm_calls` (of this question; with an LM of `make_lm`, failed attempts
+            included), `prompt_tokens`, `completion_tokens` (as far as the LM reports them), `seconds`.
 
         Raises:
             dspy's `LMError`: if an LM call fails for good. Malformed output of an LM does not raise.
         """
         episode = Episode(self, inputs, self._recall_session())
-        with recalling(episode.session), dspy.track_usage() as usage:
+        with recalling(episode.session), dspy.track_usage() as usage, metering() as metered, careful():
             prediction = drive(episode.run())
-        return episode.finished(prediction, usage.usage_data)
+        return episode.finished(prediction, usage.usage_data, metered)
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """As `forward`; tools that are plain functions run in threads, beside the event loop."""
         episode = Episode(self, inputs, self._recall_session())
-        with recalling(episode.session), dspy.track_usage() as usage:
+        with recalling(episode.session), dspy.track_usage() as usage, metering() as metered, careful():
             prediction = await adrive(episode.run())
-        return episode.finished(prediction, usage.usage_data)
+        return episode.finished(prediction, usage.usage_data, metered)
 
     def spliced(self, predictor: dspy.Predict) -> type[dspy.Signature]:
         """The predictor's signature with the persona in front: made per handle, so no shared module changes."""
@@ -205,7 +207,7 @@ class PersonaAgent(dspy.ReAct):
 
     def _format_trajectory(self, trajectory: dict[str, Any]) -> str:
         # ReAct builds a pydantic class per step for this, which is half of an episode's time. Same text.
-        if type(dspy.settings.adapter) not in (type(None), dspy.ChatAdapter):
+        if type(dspy.settings.adapter) not in (type(None), dspy.ChatAdapter, CarefulChatAdapter):
             return super()._format_trajectory(trajectory) if trajectory else ""
         return "\n\n".join(
             f"[[ ## {key} ## ]]\n{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"

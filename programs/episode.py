@@ -17,7 +17,8 @@ from dspy.adapters.utils import parse_value
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
 from personaagent.programs.errors import PersonaAgentError
-from personaagent.programs.quoting import defuse, defuse_all, shorten
+from personaagent.programs.lm.meter import Usage
+from personaagent.programs.quoting import defuse, defuse_all, defused_demos, one_line, shorten, written
 from personaagent.programs.tools.recall import RecallSession
 
 if TYPE_CHECKING:
@@ -148,30 +149,33 @@ class Episode:
         outputs = {"reasoning": None, **dict.fromkeys(fields), **known}
         response = self.agent.response_field
         if outputs[response] is None and fields[response].annotation is str:
-            outputs[response] = field_header_pattern.sub("", str(error.lm_response)).strip()
+            text = field_header_pattern.sub("", str(error.lm_response)).strip()
+            outputs[response] = text if written(text) else ""
         return dspy.Prediction(trajectory=trajectory, **outputs)
 
     def _predict(self, module: Any, inputs: dict[str, Any], trajectory: dict[str, Any]) -> _Steps:
         predictor = module if isinstance(module, dspy.Predict) else module.predict
-        signature = self.agent.spliced(predictor)
+        options = {"signature": self.agent.spliced(predictor), "demos": defused_demos(predictor)}
         while True:
             self.predictor_calls += 1
             text = self.agent._format_trajectory(trajectory)
             try:
-                return (yield _PredictCall(module, {**inputs, "trajectory": text, "signature": signature}))
+                return (yield _PredictCall(module, {**inputs, "trajectory": text, **options}))
             except ContextWindowExceededError:
                 if not self.shortenings_left or not _shorten_observations(trajectory):
                     raise
                 self.shortenings_left -= 1
 
-    def finished(self, prediction: dspy.Prediction, usage: dict[str, list[dict[str, Any]]]) -> dspy.Prediction:
+    def finished(
+        self, prediction: dspy.Prediction, usage: dict[str, list[dict[str, Any]]], metered: Usage
+    ) -> dspy.Prediction:
         calls = [entry for entries in usage.values() for entry in entries]
         prediction.persona_version = self.agent.persona.version if self.agent.persona else None
         prediction.recalled = [interaction.id for interaction in self.session.recalled]
         prediction.tools_called = self.tools_called
         prediction.faults = self.faults
-        # Some LMs report no usage, nor does DSPy's cache; a fallback of the adapter only usage shows.
-        prediction.lm_calls = max(len(calls), self.predictor_calls)
+        # Metered LMs count every attempt. Of others some report no usage, nor does DSPy's cache.
+        prediction.lm_calls = max(metered.lm_calls, len(calls), self.predictor_calls)
         prediction.prompt_tokens = sum(entry.get("prompt_tokens") or 0 for entry in calls)
         prediction.completion_tokens = sum(entry.get("completion_tokens") or 0 for entry in calls)
         prediction.seconds = time.perf_counter() - self.started
@@ -226,11 +230,12 @@ def _append(
     observation: Any,
 ) -> None:
     text = observation if isinstance(observation, str) else json.dumps(observation, ensure_ascii=False, default=str)
-    shown = defuse(json.dumps(arguments, ensure_ascii=False, default=str))
+    shown = defuse_all(arguments)
+    as_text = json.dumps(shown, ensure_ascii=False)
     trajectory[f"thought_{step}"] = shorten(defuse(str(thought)), MAX_THOUGHT_CHARS)
     trajectory[f"tool_name_{step}"] = tool
-    fits = len(shown) <= MAX_THOUGHT_CHARS
-    trajectory[f"tool_args_{step}"] = json.loads(shown) if fits else {"too long": shown[:500]}
+    fits = len(as_text) <= MAX_THOUGHT_CHARS
+    trajectory[f"tool_args_{step}"] = shown if fits else {"too long": as_text[:500]}
     trajectory[f"observation_{step}"] = shorten(defuse(text), MAX_OBSERVATION_CHARS)
 
 
@@ -261,7 +266,8 @@ def _reason(error: Exception) -> str:
         return _unread_field(error)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = _PATH.sub("(path)", text).strip().splitlines()
-    return f"{type(error).__name__}: {shorten(lines[0], 200) if lines else 'no message'}"
+    first = one_line(lines[0], 200) if lines else ""
+    return f"{type(error).__name__}: {first or 'no message'}"
 
 
 def _unread_field(error: AdapterParseError) -> str:

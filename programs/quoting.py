@@ -3,72 +3,128 @@
 A prompt is DSPy's field markers, our delimiters and text from elsewhere. Here the last is made unable to
 pass for the first two, while a person who reads it still reads what was written: a marker keeps its
 words and loses only its exact shape.
+
+What counts as a marker is more than DSPy's parser takes for one: an LM that copies a text may well write
+plain brackets for full-width ones, or leave out what cannot be seen. Other spellings (`[[ ### answer ### ]]`,
+`&#91;`, a Cyrillic a) stay as they are: to make a marker of those is no copying, but writing.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    import dspy
 
 MAX_TEXT_CHARS = 2_000
 """Longest text of one record or page in a prompt. MiniLM reads about 1,200 characters of it."""
 
 PERSONA_OPEN, PERSONA_CLOSE = "<persona>", "</persona>"
 
-# DSPy finds a field by "[[ ## name ## ]]" at the start of a stripped line; we are stricter than that.
-_FIELD_MARKER = re.compile(r"\[\[(\s*)##(\s*\w+\s*)##(\s*)\]\]")
-_PERSONA_TAG = re.compile(r"<(\s*(?:/\s*)?persona\s*)>", re.IGNORECASE)
+# All that str.splitlines splits at, which is what DSPy's parser goes by.
+_LINE_END = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_SPACE = re.compile(r"[\t\x1f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Of the format characters only the bidirectional controls go: joiners are part of many scripts and emoji.
+# U+E0000 and on are invisible twins of ASCII, in which pages hide instructions; only flags are made of them.
+_UNSEEN = re.compile(
+    "(\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f)"
+    "|[\x00-\x08\x0e-\x1b\x7f-\x9f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]+"
+)
+
+# Characters that take no room on a screen, and the twins of ASCII that Unicode folds to it (NFKC).
+_Z = "\u00ad\u034f\u061c\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0100-\U000e01ef"
+_OPEN, _CLOSE, _HASH, _LESS, _MORE, _SLASH = "[\\[［﹇]", "[\\]］﹈]", "[#＃﹟]", "[<＜﹤]", "[>＞﹥]", "[/／]"
+
+# DSPy finds a field by "[[ ## name ## ]]" at the start of a stripped line. Every repetition is possessive:
+# a megabyte of half a marker is read once.
+_HASHES = rf"{_HASH}[{_Z}]*+{_HASH}"
+_MARKER = re.compile(
+    rf"{_OPEN}[{_Z}]*+{_OPEN}[\s{_Z}]*+{_HASHES}[\s{_Z}]*+"
+    rf"\w[\w{_Z}]*+[\s{_Z}]*+{_HASHES}[\s{_Z}]*+{_CLOSE}[{_Z}]*+{_CLOSE}"
+)
+_HASH_PAIR = re.compile(f"({_HASH})([{_Z}]*+{_HASH})")
+_NAME = f"[{_Z}]*+".join(f"[{letter}{chr(ord(letter) + 0xFEE0)}]" for letter in "persona")
+_PERSONA_TAG = re.compile(
+    rf"{_LESS}([\s{_Z}]*+(?:{_SLASH}[\s{_Z}]*+)?+{_NAME}[{_Z}]*+)"
+    rf"(?:((?:[\s/／][^<＜﹤>＞﹥]*+)?+){_MORE}|(?=[\s/／]|\Z))",
+    re.IGNORECASE,
+)
+# DSPy turns what stands between these into parts of the message: further fields, or images to be fetched.
+_CUSTOM_TYPE = re.compile("<(?=<CUSTOM-TYPE-(?:START|END)-IDENTIFIER>>)")
+# A local server's tokenizer takes <|im_start|> for the start of a message wherever it stands.
+_CHAT_TOKEN = re.compile(r"<(?=[|｜][^\s<>|｜]{1,64}[|｜]>)")
+_INVISIBLE = re.compile(rf"[\s{_Z}]*")
 _QUOTES = str.maketrans({"«": "‹", "»": "›"})
 
 
 def defuse(text: str) -> str:
-    """The text with DSPy's field markers, our persona delimiters and control characters made harmless.
+    """The text with what could act as protocol in a prompt made harmless.
 
-    `[[ ## answer ## ]]` becomes `[[ # # answer # # ]]`, `</persona>` becomes `(/persona)`; control and
-    bidirectional-override characters are dropped, and line ends are unified to newlines and tabs to spaces.
-    Idempotent.
+    DSPy's field markers lose their shape (`[[ ## answer ## ]]` becomes `[[ # # answer # # ]]`), and so do its
+    markers of typed content, the tokens of chat templates (`< |im_start|>`) and our persona delimiters
+    (`</persona>` becomes `(/persona)`). Line ends of every kind become newlines, tabs spaces; control and
+    bidirectional-override characters are dropped. Other text stays as it is, to the character. Idempotent,
+    and linear in the length of the text.
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
-    text = "".join(c for c in text if c == "\n" or not _is_control(c))
-    text = _FIELD_MARKER.sub(r"[[\1# #\2# #\3]]", text)
-    return _PERSONA_TAG.sub(r"(\1)", text)
+    if _SURROGATE.search(text):  # halves of a pair are joined; what has no other half no provider accepts
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
+    text = _SPACE.sub(" ", _LINE_END.sub("\n", text))
+    text = _UNSEEN.sub(r"\1", text)
+    text = _MARKER.sub(lambda marker: _HASH_PAIR.sub(r"\1 \2", marker[0]), text)
+    text = _PERSONA_TAG.sub(_in_parentheses, text)
+    return _CHAT_TOKEN.sub("< ", _CUSTOM_TYPE.sub("< ", text))
+
+
+def _in_parentheses(tag: re.Match[str]) -> str:
+    # Without its end, or with another tag in it, only the tag's beginning is one.
+    return f"({tag[1]}" if tag[2] is None else f"({tag[1]}{tag[2]})"
 
 
 def defuse_all(value: Any) -> Any:
-    """The value with every text in it defused: in lists, dictionaries, DSPy histories and pydantic models."""
+    """The value with every text in it defused: in lists, dictionaries, DSPy histories and pydantic models.
+
+    Of anything else that DSPy would write into a prompt as a text with protocol in it, the defused text.
+    """
     if isinstance(value, str):
         return defuse(value)
-    if isinstance(value, list | tuple):
-        return type(value)(map(defuse_all, value)) if not hasattr(value, "_fields") else value
+    if value is None or isinstance(value, bool | int | float):
+        return value
     if isinstance(value, dict):
-        return {key: defuse_all(part) for key, part in value.items()}
+        return {defuse_all(key): defuse_all(part) for key, part in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(map(defuse_all, value))
     if isinstance(value, BaseModel):
-        parts = {name: getattr(value, name) for name in type(value).model_fields}
-        changed = {name: new for name, part in parts.items() if (new := defuse_all(part)) != part}
+        parts = {name: getattr(value, name) for name in (*type(value).model_fields, *(value.model_extra or ()))}
+        changed = {name: new for name, part in parts.items() if (new := defuse_all(part)) is not part and new != part}
         return value.model_copy(update=changed) if changed else value
-    return value
+    text = _as_dspy_writes(value)
+    return value if defuse(text) == text else defuse(text)
+
+
+def _as_dspy_writes(value: Any) -> str:
+    from dspy.adapters.utils import serialize_for_json
+
+    plain = serialize_for_json(value)
+    return json.dumps(plain, ensure_ascii=False) if isinstance(plain, dict | list) else str(plain)
+
+
+def defused_demos(predictor: dspy.Predict) -> list[dict[str, Any]]:
+    """A predictor's demonstrations, which hold what users asked and language models wrote."""
+    return [defuse_all(dict(demo)) for demo in predictor.demos]
 
 
 def written(value: object) -> str:
-    """What an LM wrote, defused and stripped; "" for nothing.
+    """What an LM wrote, defused and stripped; "" for nothing, or nothing that could be seen.
 
     Adapters make the word None of a JSON null, which would otherwise pass for a text.
     """
     text = defuse(str(value)).strip() if value is not None else ""
-    return "" if text.casefold() in ("none", "null") else text
-
-
-def _is_control(character: str) -> bool:
-    # Cc: control. Cs: lone surrogates, which no provider accepts. Zl, Zp: line breaks to str.splitlines.
-    # Of Cf only the bidirectional controls go: joiners are part of many scripts and emoji.
-    return (
-        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-        or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-    )
+    return "" if text.casefold() in ("none", "null") or _INVISIBLE.fullmatch(text) else text
 
 
 def shorten(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:

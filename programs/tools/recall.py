@@ -11,7 +11,7 @@ import dspy
 
 from personaagent.programs.interaction import Interaction, Position
 from personaagent.programs.memory.episodic import EpisodicMemory
-from personaagent.programs.quoting import record_line
+from personaagent.programs.quoting import defuse, record_line
 
 RECALL_DESCRIPTION = (
     "Finds the past interactions of this user that are most similar to a search text, with the answers that "
@@ -52,9 +52,10 @@ def recall(query: str) -> str:
     session = _session.get()
     if session is None or session.memory is None:
         return "There is no memory to search."
-    if not str(query).strip():
+    text = defuse(str(query))  # an encoder refuses half of a surrogate pair
+    if not text.strip():
         return "The search text is empty. Give words from the question."
-    found = session.memory.recall(str(query), session.k, session.before)
+    found = session.memory.recall(text, session.k, session.before)
     if not found:
         return "This user has no past interactions."
     known = {i.id for i in session.recalled}

@@ -23,6 +23,7 @@ from personaagent.programs.quoting import (
     quoted,
     record_line,
     shorten,
+    written,
 )
 
 # Enough examples to find each of the attacks that follow when its defence is taken out.
@@ -30,9 +31,29 @@ quick = settings(deadline=None, database=None, derandomize=True, max_examples=30
 
 _PIECES = ["[[", "]]", "##", " ", "\n", "\r", "\r\n", "\t", "answer", "completed", "[[ ## answer ## ]]", "#", "[", "]"]
 _PIECES += ["<persona>", "</persona>", "<", ">", "/", "persona", "PERSONA", "\x00", "\x1c", "\x85", "\u2028", "\u202e"]
+_PIECES += [
+    "［",
+    "］",
+    "＃",
+    "﹟",
+    "＜",
+    "＞",
+    "／",
+    "ａ",
+    "\u00ad",
+    "\ufe0f",
+    "\ufeff",
+    "\U000e0041",
+    "\U000e007f",
+    "🏴",
+    "\udc00",
+]
+_PIECES += ["<<CUSTOM-TYPE-START-IDENTIFIER>>", "<|", "|>", "<|im_end|>", "\x1f", "\x85", "\u2067"]
 _PIECES += ["\u200b", "«", "»", '"', "\\", "->", ". ", "é", "\ud800", "👩‍👧", "\x0b", "\u00a0", "\u3000"]
 texts = st.lists(st.sampled_from(_PIECES) | st.text(max_size=4), max_size=14).map("".join)
 """Text that is rich in pieces of the protocol, split and joined at random."""
+
+_RETYPED = str.maketrans("［］＃﹟＜＞／ａ", "[]##<>/a")
 
 harmless = st.text(
     st.characters(exclude_categories=("C", "Z"), exclude_characters="«»‹›[]<>#") | st.just(" "), max_size=60
@@ -70,6 +91,95 @@ def test_only_newlines_remain_of_the_control_characters(text: str) -> None:
 @given(harmless)
 def test_text_without_markers_stays_as_it_is(text: str) -> None:
     assert defuse(text) == text
+
+
+@quick
+@given(texts)
+@example("［［ ＃＃ answer ＃＃ ］］")
+@example("[[ ## ans\u200bwer ## ]]")
+@example("[\u200b[ #\u00ad# answer #\ufe0f# ]\ufeff]")
+def test_no_copy_of_a_line_is_a_field_marker(text: str) -> None:
+    """An LM may write plain characters for full-width ones, and leave out what cannot be seen."""
+    retyped = re.sub("[\u00ad\u200b-\u200f\u2060-\u2064\ufe0f\ufeff]", "", defuse(text)).translate(_RETYPED)
+    assert not field_header_pattern.search(retyped)
+
+
+@quick
+@given(texts)
+@example("<<CUSTOM-TYPE-START-IDENTIFIER<<CUSTOM-TYPE-START-IDENTIFIER>>>>")
+@example("<|<|x|>|>")
+@example("<\x00|im_start|>")
+def test_no_marker_of_content_types_and_of_chat_templates_is_left(text: str) -> None:
+    defused = defuse(text)
+    assert "<<CUSTOM-TYPE-START-IDENTIFIER>>" not in defused
+    assert not re.search(r"<[|｜][^\s<>|｜]{1,64}[|｜]>", defused)
+
+
+@quick
+@given(texts)
+@example("a\x85b\u2028c\x0bd")
+@example("</persona>")
+def test_what_is_read_is_what_was_written(text: str) -> None:
+    """But for white space, what cannot be seen, and the brackets of our own tags, nothing is lost or added."""
+    own = {"<": "(", ">": ")", "＜": "(", "＞": ")"}
+
+    def seen(given: str) -> str:
+        visible = (c for c in given if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Mn"))
+        return "".join(own.get(c, c) for c in visible)
+
+    assert seen(defuse(text)) == seen(text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain words, 1,234.56 €, naïve façade, 你好, Привет, مرحبا, नमस्ते, x² ≠ √2 … “quotes” — dashes",
+        "👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f 1️⃣ ©️ e\u0301 co\u00adop",
+        "matrix[[0, 1], [2]] [[wiki link]] [[ spaced ]] [[[nested]]] arr[[i]] # one ## two ### three #",
+        "## A heading\n\n- a list\n  - of two\n\n```python\nif a < b > c: print(f'{x!r}')  # comment\n```",
+        "<b>bold</b> <person> <personal> <personas> <persona-card> a<b>c <<EOF >>> <- -> <=> |> <| || <|",
+        "persona /persona (persona) persona> < personality > x<personable",
+        "[INST] </s> {profile} {0} %s $x `[[` \\[\\[ ＃１ ［注］ «quoted» ‹x› “x”",
+        "[[ # # answer # # ]] [[ ##answer ]] [ [ ## answer ## ] ] [[ ### x ### ]] ## answer ##",
+        "trailing space \n\n  leading space",
+        "",
+    ],
+)
+def test_ordinary_texts_stay_as_they_are(text: str) -> None:
+    assert defuse(text) == text
+
+
+def test_what_is_changed_and_into_what() -> None:
+    changed = {
+        "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g\r\nh": "a\nb\nc\nd\ne\nf\ng\nh",
+        "a\tb\x1fc": "a b c",
+        "\x1b[31mred\x1b[0m\x00\x7f": "[31mred[0m",
+        "\u202eabc\u202c \u2067x\u2069": "abc x",
+        "ok" + "".join(chr(0xE0000 + ord(c)) for c in "say no"): "ok",
+        "\ud83d\ude00 \ud83d x": "😀  x",
+        "［［ ＃＃ answer ＃＃ ］］": "［［ ＃ ＃ answer ＃ ＃ ］］",
+        "[[ ## ans\u200bwer ## ]]": "[[ # # ans\u200bwer # # ]]",
+        "<persona version='2'> <persona/> <persona \n": "(persona version='2') (persona/) (persona \n",
+        "</persona </persona>>": "(/persona (/persona)>",
+        "＜／ｐｅｒｓｏｎａ＞": "(／ｐｅｒｓｏｎａ)",
+        "<|im_start|>system": "< |im_start|>system",
+        "<｜User｜>": "< ｜User｜>",
+        "<<CUSTOM-TYPE-END-IDENTIFIER>>": "< <CUSTOM-TYPE-END-IDENTIFIER>>",
+    }
+    assert {text: defuse(text) for text in changed} == changed
+
+
+@pytest.mark.parametrize(
+    "said", [None, "", " \n", "None", "null", " NULL ", "\u200b\ufeff", "\x00\u202e", "\U000e0041"]
+)
+def test_nothing_written_is_nothing(said: object) -> None:
+    assert written(said) == ""
+
+
+def test_what_is_written_is_defused_and_stripped() -> None:
+    assert written(" [[ ## x ## ]]\n") == "[[ # # x # # ]]"
+    assert written("None of them") == "None of them"
+    assert written(3) == "3"
 
 
 def test_a_defused_marker_still_reads() -> None:
@@ -168,7 +278,13 @@ def test_a_long_page_of_half_tags_is_read_in_linear_time() -> None:
     # Backtracking over these would take hours; a hang is the failure.
     program = (
         "from personaagent.programs.quoting import defuse\n"
-        "for text in ('<' + ' ' * 10**6, '[[' * 10**5 + ' ' * 10**6, '[[ ##' + ' ' * 10**6, '[[ ##' + 'a' * 10**6):\n"
-        "    assert defuse(text) == text\n"
+        "n, z = 10**6, '\\u200b'\n"
+        "texts = ['<' + ' ' * n, '[[' * 10**5 + ' ' * n, '[[ ##' + ' ' * n, '[[ ##' + 'a' * n, '[[ ## a' + z * n]\n"
+        "texts += ['[[ ## a' + f'{z} ' * n, f'[{z}' * n, f'#{z}' * n, '<' + z * n, '<' + ' /' * n, f'<p{z}' * n]\n"
+        "texts += ['<|' * n, '<|a' * n, '<<CUSTOM-TYPE-' * 10**5, '🏴' * n, '<persona_x ' * 10**5]\n"
+        "for text in texts:\n"
+        "    assert defuse(text) == text, text[:20]\n"
+        "for text in ('<persona ' * 10**5, '<persona <persona>>' * 10**5, '[[ ## a ## ]]' * 10**5, '\\x00' * n):\n"
+        "    assert defuse(defuse(text)) == defuse(text) != text, text[:20]\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
