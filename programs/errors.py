@@ -13,6 +13,10 @@ class StoreError(PersonaAgentError):
     """The memory store cannot be opened, read or written as asked. Nothing that was stored is lost."""
 
 
+class DamagedStoreError(StoreError):
+    """What the memory store's file holds is not what was recorded."""
+
+
 class EncoderError(PersonaAgentError):
     """A text encoder cannot be had, or returned vectors that are not usable."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import threading
-import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -17,63 +18,21 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
 
-from personaagent.programs.errors import EncoderError, InputError, StoreError
+from personaagent.programs.errors import DamagedStoreError, InputError, StoreError
 from personaagent.programs.interaction import Interaction, normalise_timestamp
+from personaagent.programs.memory import schema
 from personaagent.programs.memory.encoder import Encoder, SentenceEncoder, Vector, checked_vector, load_encoder
 from personaagent.programs.memory.episodic import EpisodicMemory
 from personaagent.programs.persona import Persona
 
-SCHEMA_VERSION = 1
-_FORGOTTEN = "users_forgotten"
-_LOCK_TIMEOUT_SECONDS = 30
+LOCK_TIMEOUT_SECONDS = 30.0
+"""So long a store waits for another process's lock, unless told otherwise."""
 
-_metadata = sa.MetaData()
-_meta = sa.Table("meta", _metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text))
-_interactions = sa.Table(
-    "interactions",
-    _metadata,
-    sa.Column("user_id", sa.Text, primary_key=True),
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("timestamp", sa.Text, nullable=False),
-    sa.Column("ordinal", sa.Integer, nullable=False),
-    sa.Column("query", sa.Text, nullable=False),
-    sa.Column("response", sa.Text, nullable=False),
-    sa.Column("text", sa.Text, nullable=False),
-    sa.Column("text_digest", sa.Text, nullable=False),
-    sa.Column("metadata", sa.Text, nullable=False),
-    sa.Index("interactions_order", "user_id", "timestamp", "ordinal"),
-)
-# Keyed by the text's digest: a text is encoded once ever, whoever's it is and however often it occurs.
-_embeddings = sa.Table(
-    "embeddings",
-    _metadata,
-    sa.Column("encoder", sa.Text, primary_key=True),
-    sa.Column("text_digest", sa.Text, primary_key=True),
-    sa.Column("dimension", sa.Integer, nullable=False),
-    sa.Column("vector", sa.LargeBinary, nullable=False),
-)
-_profiles = sa.Table(
-    "profiles",
-    _metadata,
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("user_id", sa.Text, nullable=False, index=True),
-    sa.Column("text", sa.Text, nullable=False),
-)
-_personas = sa.Table(
-    "personas",
-    _metadata,
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("parent", sa.Text),
-    sa.Column("text", sa.Text, nullable=False),
-    sa.Column("learnt_from", sa.Text, nullable=False),
-    sa.Index("personas_latest", "user_id", "sequence"),
-)
+_log = logging.getLogger(__name__)
+_FORGOTTEN = "users_forgotten"
+_meta, _interactions, _embeddings = schema.meta, schema.interactions, schema.embeddings
+_profiles, _personas = schema.profiles, schema.personas
 
 # Every statement that concerns a user is built once, here, and is given its values when it is executed.
 # SQLAlchemy caches statements with the values written into them: a forgotten user's would stay in memory.
@@ -93,9 +52,14 @@ _VECTORS = (
     .join(_interactions, _interactions.c.text_digest == _embeddings.c.text_digest)
     .where(_embeddings.c.encoder == sa.bindparam("of_encoder"), _interactions.c.user_id == _USER)
 )
-_KEEP_VECTORS = insert(_embeddings).on_conflict_do_nothing()
+# One that is there is written over: it is the same, or it is damaged.
+_NEW_VECTOR = insert(_embeddings)
+_KEEP_VECTORS = _NEW_VECTOR.on_conflict_do_update(
+    index_elements=["encoder", "text_digest"],
+    set_={name: _NEW_VECTOR.excluded[name] for name in ("dimension", "vector", "checksum")},
+)
 _NEWEST_PROFILE = (
-    sa.select(_profiles.c.text).where(_profiles.c.user_id == _USER).order_by(_profiles.c.sequence.desc()).limit(1)
+    sa.select(_profiles).where(_profiles.c.user_id == _USER).order_by(_profiles.c.sequence.desc()).limit(1)
 )
 _PERSONAS = sa.select(_personas).where(_personas.c.user_id == _USER).order_by(_personas.c.sequence)
 _NEWEST_PERSONA = (
@@ -132,6 +96,11 @@ class MemoryStore:
         url: an SQLAlchemy URL of SQLite: `sqlite:///memory.db` is a file (made if missing),
             `sqlite://` lives in this process only.
         encoder: a name (see `load_encoder`) or an `Encoder`. Loaded when first needed.
+        lock_timeout_seconds: so long a read or write waits for another process's lock; from 0.
+
+    Every row carries a checksum of what it says, so that one that was damaged, by a bit that flipped or by
+    another program, is noticed when it is read. A damaged vector is computed again from its text, and a
+    warning is logged: nothing is lost by it. A damaged row of what cannot be computed is an error.
 
     All methods may be called from any thread; several processes may share a file. Every write is one
     transaction: after a crash it is there as a whole or not at all.
@@ -140,23 +109,33 @@ class MemoryStore:
     nothing of the content; unpickling opens the URL. A store in memory cannot be pickled.
 
     Raises:
-        InputError: if the URL is not one of SQLite.
+        InputError: if the URL is not one of SQLite, or the timeout is negative.
         StoreError: if the file cannot be opened, is not a store, or was written by a newer version; by every
-            method that reads or writes, if a row is damaged or the store is closed.
+            method that reads or writes, if the file is damaged (`DamagedStoreError`), is locked for too long or
+            cannot be written, or the store is closed.
     """
 
-    def __init__(self, url: str = "sqlite://", encoder: str | Encoder = "auto") -> None:
+    def __init__(
+        self,
+        url: str = "sqlite://",
+        encoder: str | Encoder = "auto",
+        *,
+        lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+    ) -> None:
+        if not 0 <= lock_timeout_seconds < math.inf:
+            raise InputError(f"lock_timeout_seconds must be a number from 0 but got {lock_timeout_seconds}")
         self.url = url
+        self.lock_timeout_seconds = lock_timeout_seconds
         self._encoder = encoder
         self._views: weakref.WeakValueDictionary[str, EpisodicMemory] = weakref.WeakValueDictionary()
         # One connection serves an in-memory database, so statements of two threads must not interleave;
         # with a file the lock also keeps this process from waiting on its own write lock.
         self._lock = threading.RLock()
         self._closed = False
-        self._engine = _make_engine(url)
+        self._engine = schema.make_engine(url, lock_timeout_seconds)
         try:
-            with self._guard("opened"):
-                _open_schema(self._engine, url)
+            with self._explained("opened"):
+                schema.open_schema(self._engine, url, lock_timeout_seconds)
         except StoreError:
             self._engine.dispose()
             raise
@@ -197,7 +176,7 @@ class MemoryStore:
                     continue
                 if user not in next_ordinals:
                     highest = connection.execute(_HIGHEST_ORDINAL, {"user": user}).scalar()
-                    with self._sound_row("interactions", {"user_id": user, "ordinal": highest}):
+                    with self._sound_row(_interactions, {"user_id": user, "ordinal": highest}):
                         next_ordinals[user] = 0 if highest is None else highest + 1
                 new = replace(
                     given,
@@ -205,7 +184,7 @@ class MemoryStore:
                     timestamp=timestamp,
                 )
                 next_ordinals[user] = max(next_ordinals[user], new.position.ordinal + 1)
-                connection.execute(_interactions.insert(), _row(new))
+                connection.execute(_interactions.insert(), schema.sealed(_interactions, _row(new)))
                 stored.append(new)
         return stored
 
@@ -227,7 +206,7 @@ class MemoryStore:
         # Interactions are never altered and a user is erased whole, so these two notice every change,
         # also by another process that forgets a user and records as many anew.
         row: Sequence[Any] = self._read(_REVISION, user=user_id)[0]
-        with self._sound_row("meta", {"key": _FORGOTTEN}):
+        with self._sound_row(_meta, {"key": _FORGOTTEN}):
             return int(row[0]), int(row[1] or 0)
 
     def users(self) -> list[str]:
@@ -256,19 +235,26 @@ class MemoryStore:
         return self._encoder
 
     def snapshot(self, user_id: str) -> Snapshot:
-        """A user's history with its vectors; texts that were never encoded are, and are stored.
+        """A user's history with its vectors; texts that were never encoded, or whose vector is damaged, are encoded.
 
         Raises:
-            StoreError: if a stored vector is damaged.
+            StoreError: if a stored vector is of another model under the same name.
             EncoderError: if the encoder cannot be loaded or its vectors are not usable.
         """
         interactions = self.interactions(user_id)
         if not interactions:
             return Snapshot([], np.zeros((0, 0), dtype=np.float32))
         name = self.encoder.name
-        known = {
-            row.text_digest: self._stored_vector(row) for row in self._read(_VECTORS, user=user_id, of_encoder=name)
-        }
+        rows = self._read(_VECTORS, user=user_id, of_encoder=name)
+        known = {row.text_digest: self._stored_vector(row) for row in rows if schema.is_sound(_embeddings, row)}
+        if damaged := {row.text_digest for row in rows} - known.keys():
+            _log.warning(
+                "%s: damaged vectors of user %r are computed again from their texts: %d. Nothing is lost by it, but "
+                "the disk may be failing: check it, and keep a backup.",
+                self.url,
+                user_id,
+                len(damaged),
+            )
         digests = [_text_digest(i.text) for i in interactions]
         new: dict[str, Vector] = {}
         for digest, interaction in zip(digests, interactions, strict=True):
@@ -279,44 +265,40 @@ class MemoryStore:
             with self._write("recorded") as connection:
                 # A user who was forgotten while this encoded leaves no vector behind.
                 still = set(connection.execute(_DIGESTS, {"user": user_id}).scalars())
-                rows = [
+                made = [
                     {"encoder": name, "text_digest": d, "dimension": v.shape[0], "vector": v.tobytes()}
                     for d, v in new.items()
                     if d in still
                 ]
-                if rows:
-                    connection.execute(_KEEP_VECTORS, rows)
+                if made:
+                    connection.execute(_KEEP_VECTORS, [schema.sealed(_embeddings, row) for row in made])
         known.update(new)
         return Snapshot(interactions, np.stack([known[digest] for digest in digests]))
 
     def _stored_vector(self, row: Any) -> Vector:
         dimension = self.encoder.dimension
         if row.dimension != dimension or len(row.vector) != 4 * dimension:
-            fault = (
-                f"has {len(row.vector)} bytes for dimension {row.dimension}, but encoder {row.encoder!r} has "
-                f"dimension {dimension}"
+            raise StoreError(
+                f"{self.url}: the vector of text {row.text_digest[:12]} has dimension {row.dimension}, but encoder "
+                f"{row.encoder!r} has dimension {dimension}: it is of another model under the same name. Give the "
+                f"encoder a name of its own, or delete this name's rows from table embeddings: they are computed again."
             )
-        else:
-            try:
-                return checked_vector(np.frombuffer(row.vector, dtype=np.float32), dimension, row.encoder)
-            except EncoderError:
-                fault = "is zero or not finite"
-        raise StoreError(
-            f"{self.url}: the vector of text {row.text_digest[:12]} {fault}. The row is damaged or of "
-            f"another model under the same name; delete it from table embeddings and it is computed again."
-        )
+        return np.frombuffer(row.vector, dtype=np.float32)
 
     # -- what was learnt of a user ----------------------------------------------------------------
 
     def save_profile(self, user_id: str, text: str) -> None:
         """Keep a profile P^u; earlier ones stay."""
         with self._write("recorded") as connection:
-            connection.execute(_profiles.insert(), {"user_id": user_id, "text": text})
+            connection.execute(_profiles.insert(), schema.sealed(_profiles, {"user_id": user_id, "text": text}))
 
     def profile(self, user_id: str) -> str | None:
         """The user's newest profile, or None."""
         rows = self._read(_NEWEST_PROFILE, user=user_id)
-        return rows[0][0] if rows else None
+        if not rows:
+            return None
+        with self._sound_row(_profiles, {"user_id": user_id, "sequence": rows[0].sequence}, rows[0]):
+            return str(rows[0].text)
 
     def save_persona(self, user_id: str, persona: Persona) -> None:
         """Keep a persona as the user's newest; earlier versions stay. Saving the newest again does nothing."""
@@ -325,7 +307,8 @@ class MemoryStore:
             if newest is not None and newest.digest == persona.digest:
                 return
             state = persona.dump_state() | {"learnt_from": json.dumps(list(persona.learnt_from))}
-            connection.execute(_personas.insert(), {"user_id": user_id, "digest": persona.digest} | state)
+            row = {"user_id": user_id, "digest": persona.digest} | state
+            connection.execute(_personas.insert(), schema.sealed(_personas, row))
 
     def persona(self, user_id: str) -> Persona | None:
         """The user's newest persona, or None."""
@@ -365,12 +348,16 @@ class MemoryStore:
         return f"MemoryStore({self.url!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        if _in_memory(sa.make_url(self.url)):
+        if schema.in_memory(self.url):
             raise StoreError(
                 f"{self.url}: a store in memory cannot be pickled, since its content would be lost. Use a store in a "
                 f"file (sqlite:///memory.db), or save the program's state only (program.save('program.json'))."
             )
-        return {"url": self.url, "encoder": self._encoder_to_pickle()}
+        return {
+            "url": self.url,
+            "encoder": self._encoder_to_pickle(),
+            "lock_timeout_seconds": self.lock_timeout_seconds,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -383,21 +370,24 @@ class MemoryStore:
         return encoder
 
     def _interaction(self, row: Any) -> Interaction:
-        with self._sound_row("interactions", {"user_id": row.user_id, "id": row.id}):
+        with self._sound_row(_interactions, {"user_id": row.user_id, "id": row.id}, row):
             fields = {name: getattr(row, name) for name in _COPIED}
             return Interaction(**fields, metadata=json.loads(row.metadata))
 
     def _persona(self, row: Any) -> Persona:
-        with self._sound_row("personas", {"user_id": row.user_id, "sequence": row.sequence}):
+        with self._sound_row(_personas, {"user_id": row.user_id, "sequence": row.sequence}, row):
             return Persona(row.text, row.version, row.parent, json.loads(row.learnt_from))
 
     @contextmanager
-    def _sound_row(self, table: str, key: dict[str, Any]) -> Iterator[None]:
+    def _sound_row(self, table: sa.Table, key: dict[str, Any], row: Any = None) -> Iterator[None]:
+        """What is read of a row within the block is what was recorded."""
         try:
+            if row is not None and not schema.is_sound(table, row):
+                raise ValueError("its checksum is that of other content")
             yield
         except (ValueError, TypeError, AttributeError) as error:  # no JSON, JSON of another kind, no sound field
-            raise StoreError(
-                f"{self.url}: the row of table {table} with {key} is damaged: {error}. "
+            raise DamagedStoreError(
+                f"{self.url}: the row of table {table.name} with {key} is damaged: {error}. "
                 f"Restore the file from a backup, or delete that row."
             ) from error
 
@@ -408,114 +398,19 @@ class MemoryStore:
     @contextmanager
     def _write(self, verb: str) -> Iterator[Connection]:
         with self._connected(verb) as connection:
-            # IMMEDIATE: the write lock before the first read, so that what was read is still true.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
+            with schema.transaction(connection):
                 yield connection
-            except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
-                raise
-            connection.exec_driver_sql("COMMIT")
 
     @contextmanager
     def _connected(self, verb: str) -> Iterator[Connection]:
-        with self._lock, self._guard(verb):
+        with self._lock, self._explained(verb):
             if self._closed:
                 raise StoreError(f"{self.url}: the store is closed; open it anew with MemoryStore({self.url!r})")
             with self._engine.connect() as connection:
                 yield connection
 
-    @contextmanager
-    def _guard(self, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except (SQLAlchemyError, UnicodeEncodeError, OverflowError) as error:
-            # The last two are what the driver says of a text or a number that SQLite cannot hold.
-            cause = getattr(error, "orig", None) or error
-            raise StoreError(f"{self.url}: nothing could be {verb}: {cause}") from error
-
-
-def _make_engine(url: str) -> sa.Engine:
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError:
-        raise InputError(f"{url!r} is not a database URL; a file is written sqlite:///{url}") from None
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise InputError(f"only SQLite is supported now (sqlite:///memory.db), but got {str(parsed)!r}")
-    pool: dict[str, Any] = {"poolclass": StaticPool} if _in_memory(parsed) else {}
-    engine = sa.create_engine(
-        parsed,
-        isolation_level="AUTOCOMMIT",
-        connect_args={"check_same_thread": False, "timeout": _LOCK_TIMEOUT_SECONDS},
-        **pool,
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _: Any) -> None:
-        # FULL: what was recorded survives a power cut. Secure: what was forgotten leaves the file.
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA secure_delete=ON")
-
-    return engine
-
-
-def _in_memory(url: sa.URL) -> bool:
-    return url.database in (None, "", ":memory:")
-
-
-def _open_schema(engine: sa.Engine, url: str) -> None:
-    try:
-        with engine.connect() as connection:
-            _check_schema(connection, url)
-            _use_wal(connection)
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            _metadata.create_all(connection)
-            version = {"key": "schema_version", "value": str(SCHEMA_VERSION)}
-            connection.execute(insert(_meta).on_conflict_do_nothing(), version)
-            connection.exec_driver_sql("COMMIT")
-    except DatabaseError as error:
-        if "not a database" in str(error.orig):
-            raise StoreError(f"{url} is not a memory store: the file is not an SQLite database") from error
-        raise
-
-
-def _use_wal(connection: Connection) -> None:
-    """Let readers not wait for a writer. The mode is kept in the file, so it is set after the check."""
-    # SQLite waits for a writer everywhere but here, where several processes that open a new file meet.
-    deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
-    while True:
-        try:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            return
-        except OperationalError as error:
-            if "locked" not in str(error.orig) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _check_schema(connection: Connection, url: str) -> None:
-    """Refuse, without writing, a database of another program, of a newer version or of none that exists."""
-    tables = sa.inspect(connection).get_table_names()
-    if not tables:
-        return
-    try:
-        found = connection.execute(sa.select(_meta.c.value).where(_meta.c.key == "schema_version")).scalar()
-        version = int(found or "")
-    except (OperationalError, ValueError):
-        raise StoreError(
-            f"{url} is not a memory store but another program's database (table {tables[0]!r}). "
-            f"Nothing was changed; give the store a file of its own."
-        ) from None
-    if version < 1:
-        raise StoreError(
-            f"{url} has schema version {version}, which no personaagent has written: the file is damaged. "
-            f"Nothing was changed; restore it from a backup."
-        )
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{url} has schema version {version}, written by a newer personaagent; this one knows "
-            f"{SCHEMA_VERSION}. Nothing was changed; upgrade personaagent to open it."
-        )
+    def _explained(self, verb: str) -> AbstractContextManager[None]:
+        return schema.explained(self.url, verb, self.lock_timeout_seconds)
 
 
 def _text_digest(text: str) -> str:
