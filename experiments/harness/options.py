@@ -71,7 +71,9 @@ ApiBase = Annotated[str | None, typer.Option("--api-base", help="URL of an OpenA
 AlignLm = Annotated[str | None, typer.Option("--align-lm", help="LM of gradients and updates. Default: as --lm.")]
 AlignApiBase = Annotated[str | None, typer.Option("--align-api-base", help="Server of --align-lm.")]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of sampling.")]
-TimeoutSeconds = Annotated[float, typer.Option("--timeout-seconds", help="Of one LM call.")]
+TimeoutSeconds = Annotated[
+    float, typer.Option("--timeout-seconds", help="Of one LM call. A Wikipedia lookup: this, at most 10.")
+]
 
 # Running: these may change freely between runs.
 Workers = Annotated[

@@ -10,7 +10,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urljoin
 
 from personaagent.programs.breaker import Breaker
@@ -19,6 +19,9 @@ MAX_BODY_BYTES = 16 * 2**20
 MAX_REQUESTS = 16
 """Of one question: a redirected, ambiguous hit of a search takes 8, redirects twice that."""
 
+_ANSWERS = {"pages", "search", "interwiki"}
+"""One of them is in whatever MediaWiki finds, or finds that there is not."""
+
 PAUSED, TOO_LATE = "paused after failures", "no answer in time"
 
 
@@ -26,8 +29,20 @@ class UnavailableError(Exception):
     """The site did not do its part; the message is the reason that the model is told."""
 
 
+class PausedError(UnavailableError):
+    """The site was not asked: what became of other questions keeps this one back."""
+
+    def __init__(self) -> None:
+        super().__init__(PAUSED)
+
+
 class Http:
-    """`requests`, as far as the package uses it: get() within the deadline of the thread's question."""
+    """`requests`, as far as the package uses it: get() within the deadline of the thread's question.
+
+    Raises:
+        UnavailableError: where the site did not do its part.
+        requests.RequestException, urllib3's HTTPError: without a connection.
+    """
 
     def __init__(self, breaker: Breaker) -> None:
         import requests
@@ -41,9 +56,10 @@ class Http:
         self._lock = threading.Lock()
         self.sent = 0
 
-    def begin(self, deadline: float) -> None:
-        """What this thread asks from now on is one question."""
+    def begin(self, deadline: float, ticket: Literal["closed", "trial"]) -> None:
+        """What this thread asks from now on is one question, which the breaker admitted with this ticket."""
         self._question.deadline, self._question.requests_left = deadline, MAX_REQUESTS
+        self._question.ticket = ticket
 
     def get(self, url: str, params: dict[str, str], headers: dict[str, str]) -> SimpleNamespace:
         while True:
@@ -53,16 +69,14 @@ class Http:
                         self._breaker.pause(_retry_after_seconds(response.headers.get("Retry-After", "")))
                     raise UnavailableError(f"HTTP {response.status_code}")
                 if not response.is_redirect:
-                    content = json.loads(self._read(response))
+                    content = _checked(json.loads(self._read(response)))
                     break
                 url, params = urljoin(url, response.headers["Location"]), {}
-        if "error" in content:  # MediaWiki reports overload and its own faults under status 200
-            raise UnavailableError("it reported an error")
         return SimpleNamespace(json=lambda: content)
 
     def _send(self, url: str, params: dict[str, str], headers: dict[str, str]) -> Any:
-        if self._breaker.is_open:  # since this question began: another one was told to wait
-            raise UnavailableError(PAUSED)
+        if not self._breaker.honours(self._question.ticket):  # since it began, another one was told to wait
+            raise PausedError
         self._question.requests_left -= 1
         if self._question.requests_left < 0:  # also of pages that redirect to each other
             raise UnavailableError("too many redirects")
@@ -88,6 +102,17 @@ class Http:
         if seconds <= 0:
             raise UnavailableError(TOO_LATE)
         return seconds
+
+
+def _checked(content: Any) -> dict[str, Any]:
+    """What MediaWiki found. The package would take what is missing in it for a page that does not exist."""
+    if isinstance(content, dict):
+        if "error" in content:  # MediaWiki reports overload and its own faults under status 200
+            raise UnavailableError("it reported an error")
+        query = content.get("query")
+        if isinstance(query, dict) and query.keys() & _ANSWERS:
+            return content
+    raise UnavailableError("unreadable answer")
 
 
 def _retry_after_seconds(header: str) -> float:

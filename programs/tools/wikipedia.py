@@ -14,17 +14,18 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from importlib import metadata, util
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import dspy
 
 from personaagent.programs.breaker import Breaker
 from personaagent.programs.errors import InputError
 from personaagent.programs.quoting import one_line, quoted
-from personaagent.programs.tools._http import PAUSED, TOO_LATE, Http, UnavailableError
+from personaagent.programs.tools._http import PAUSED, TOO_LATE, Http, PausedError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +37,29 @@ DESCRIPTION = (
 )
 """The paper's Appendix E in our own words."""
 
+ENGLISH = "https://en.wikipedia.org/w/api.php"
+
+TIMEOUT_SECONDS = 10.0
 MAX_QUERY_CHARS = 200
 MAX_OPTIONS = 8
 MAX_CACHED_ANSWERS = 256
 
 # MediaWiki reads these as several titles, or drops what follows: "C#" would become the page "C".
 _NOT_IN_TITLES = re.compile(r"[#<>\[\]{}|]")
-_ENGLISH = "https://en.wikipedia.org/w/api.php"
 _AGENT = f"personaagent/{metadata.version('personaagent')} (+https://arxiv.org/abs/2506.06254)"
+
+
+class Answers(Protocol):
+    """Where a tool keeps what its site answered; a `dict` is one. It must be thread safe.
+
+    `__setitem__` returns before the answer is used, and each topic is set once as long as `get` finds it.
+    """
+
+    def get(self, topic: str, /) -> str | None:
+        """The text that was kept for this topic."""
+
+    def __setitem__(self, topic: str, text: str, /) -> None:
+        """Keep a text; what this raises, the question raises."""
 
 
 class Wikipedia:
@@ -53,32 +69,36 @@ class Wikipedia:
     (and the first one the import of `wikipedia`), whatever the server does. After `failures_to_open`
     questions in a row to which the site gave no usable answer, nothing is sent for `open_seconds`; then
     one question is let through, and its fate decides. A Retry-After in a 429 or 503 is obeyed at once.
-    A page that does not exist is an answer, not a failure. The latest 256 queries' summaries are kept.
+    A page that does not exist is an answer, not a failure. What the site answered is kept and not asked again,
+    nor is a topic that another thread is just asking: its answer, or failure, is this question's, too.
 
     Thread safe. A deep copy is the object itself, so that all agents share one session and one breaker.
 
     Args:
-        url: the `api.php` of a MediaWiki; it fixes the language.
+        url: the `api.php` of a MediaWiki; it fixes the language. A user and password in it are not logged.
         user_agent: Wikimedia refuses agents that do not say who runs them: put your own contact in it.
         timeout_seconds: for one question with all its requests, above 0 and at most 3600.
         max_chars: longest summary, at least 80; longer ones are cut after a sentence.
         failures_to_open: at least 1.
         open_seconds: above 0.
+        answers: where answers are kept, those that say that there is no such page included. Default: the 256
+            that were used last, for as long as the tool lives.
         clock: seconds for the breaker only; timeouts are real time.
     """
 
     def __init__(
         self,
         *,
-        url: str = _ENGLISH,
+        url: str = ENGLISH,
         user_agent: str = _AGENT,
-        timeout_seconds: float = 10.0,
+        timeout_seconds: float = TIMEOUT_SECONDS,
         max_chars: int = 1200,
         failures_to_open: int = 3,
         open_seconds: float = 60.0,
+        answers: Answers | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        _check("url", url, re.fullmatch(r"https?://[^\s/?#]+\S*", url), "an http(s) address", _ENGLISH)
+        _check("url", _shown(url), re.fullmatch(r"https?://[^\s/?#]+\S*", url), "an http(s) address", ENGLISH)
         _check("user_agent", user_agent, re.fullmatch("[!-~][ -~]*", user_agent), "a line of ASCII", _AGENT)
         _check("timeout_seconds", timeout_seconds, 0 < timeout_seconds <= 3600, "above 0, at most 3600", 10.0)
         _check("max_chars", max_chars, max_chars >= 80, "at least 80", 1200)
@@ -89,7 +109,8 @@ class Wikipedia:
         self._timeout_seconds, self._max_chars = timeout_seconds, max_chars
         self._breaker = Breaker(failures_to_open, open_seconds, clock)
         self._lock = threading.Lock()
-        self._answers: OrderedDict[str, str] = OrderedDict()
+        self._answers: Answers = _LatestAnswers() if answers is None else answers
+        self._being_asked: dict[str, Future[str]] = {}
         self._module: ModuleType | None = None
 
     def __call__(self, query: str) -> str:
@@ -99,24 +120,32 @@ class Wikipedia:
         if not topic:
             return "The query is empty. Give the name of one topic."
         with self._lock:
-            if topic in self._answers:
-                self._answers.move_to_end(topic)
-                return self._answers[topic]
-            module = self._module = self._module or _private_copy(self._url, self._user_agent, self._breaker)
-        ticket = self._breaker.admit()
-        if ticket is None:
-            return _unavailable(PAUSED).text
-        answer = _unavailable(TOO_LATE)
+            kept = self._answers.get(topic)
+            if kept is not None:
+                return kept
+            others = self._being_asked.get(topic)
+            if others is None:
+                own = self._being_asked[topic] = Future()
+        if others is not None:
+            try:
+                return others.result(self._timeout_seconds)
+            except TimeoutError:
+                return _unavailable(TOO_LATE).text
         try:
-            answer = self._ask(module, topic)
-        finally:  # an interrupt, too, must give the ticket back
-            self._breaker.record(ticket, usable=answer.usable)
-        if answer.found:
+            text = self._answer(topic)
+        except BaseException as error:
+            # An interrupt is of this thread alone: who waits for it is told a reason.
+            if isinstance(error, Exception):
+                own.set_exception(error)
+            else:
+                own.set_result(_unavailable("interrupted").text)
+            raise
+        else:
+            own.set_result(text)
+            return text
+        finally:
             with self._lock:
-                self._answers[topic] = answer.text
-                if len(self._answers) > MAX_CACHED_ANSWERS:
-                    self._answers.popitem(last=False)
-        return answer.text
+                del self._being_asked[topic]
 
     def __deepcopy__(self, memo: object) -> Wikipedia:
         return self
@@ -135,7 +164,31 @@ class Wikipedia:
         """A `dspy.Tool` named wikipedia; `description` takes the place of `DESCRIPTION`."""
         return dspy.Tool(self, name="wikipedia", desc=description or DESCRIPTION)
 
-    def _ask(self, module: ModuleType, topic: str) -> _Answer:
+    def _answer(self, topic: str) -> str:
+        """What the site says, kept if it says anything."""
+        ticket = self._breaker.admit()
+        if ticket is None:
+            return _unavailable(PAUSED).text
+        usable = None
+        try:
+            answer = self._ask(self._own_module(), topic, ticket)
+            usable = answer.usable
+        finally:  # an interrupt says nothing of the site
+            if usable is None:
+                self._breaker.give_back(ticket)
+            else:
+                self._breaker.record(ticket, usable=usable)
+        if answer.usable:
+            self._answers[topic] = answer.text
+        return answer.text
+
+    def _own_module(self) -> ModuleType:
+        with self._lock:
+            if self._module is None:
+                self._module = _private_copy(self._url, self._user_agent, self._breaker)
+            return self._module
+
+    def _ask(self, module: ModuleType, topic: str, ticket: Literal["closed", "trial"]) -> _Answer:
         # A socket's timeout begins anew with every byte and does not cover name resolution: only leaving
         # a request behind in its thread bounds a question. What is left behind ends at its next read; were
         # a server to trickle headers for ever, the breaker would bound the number of such threads.
@@ -145,26 +198,29 @@ class Wikipedia:
         def work() -> None:
             import urllib3
 
-            module.requests.begin(deadline)
+            module.requests.begin(deadline, ticket)
             try:
-                answers.append(self._look_up(module, topic))
+                answers.append(_Answer(self._look_up(module, topic)))
+            except PausedError as error:
+                answers.append(_unavailable(str(error), usable=None))
             except UnavailableError as error:
                 answers.append(_unavailable(str(error)))
             except (OSError, urllib3.exceptions.HTTPError):  # OSError: the base of requests' errors
                 answers.append(_unavailable("no connection" if time.monotonic() < deadline else TOO_LATE))
             except Exception:  # the package trusts the shape of what it reads
-                logger.debug("unexpected answer from %s", self._url, exc_info=True)
+                logger.debug("unexpected answer from %s", _shown(self._url), exc_info=True)
                 answers.append(_unavailable("unreadable answer"))
 
         thread = threading.Thread(target=work, name="wikipedia", daemon=True)
         thread.start()
         thread.join(self._timeout_seconds)
         answer = answers[0] if answers else _unavailable(TOO_LATE)
-        if not answer.usable:
-            logger.warning("%s %s", self._url, answer.text)
+        if answer.usable is False:
+            logger.warning("%s %s", _shown(self._url), answer.text)
         return answer
 
-    def _look_up(self, module: ModuleType, topic: str) -> _Answer:
+    def _look_up(self, module: ModuleType, topic: str) -> str:
+        options: list[str] | None = None
         try:
             page = None if _NOT_IN_TITLES.search(topic) else _page(module, topic)
             if page is None:
@@ -176,24 +232,48 @@ class Wikipedia:
                 page = _page(module, options[0]) if options else None
             except module.DisambiguationError:
                 page = None
-            if page is None:
-                listed = quoted("; ".join(options[:MAX_OPTIONS]) or "none listed", self._max_chars)
-                text = f'"{topic}" has several meanings: {listed}. Ask again with the name of one of them.'
-                return _Answer(text, found=True)
+        if options is None:
+            return f'Wikipedia has no page "{topic}".' if page is None else self._summary(page)
+        listed = quoted("; ".join(options[:MAX_OPTIONS]) or "none listed", self._max_chars)
+        several = f'"{topic}" has several meanings: {listed}.'
         if page is None:
-            return _Answer(f'Wikipedia has no page "{topic}".')
+            return f"{several} Ask again with the name of one of them."
+        return f"{self._summary(page)} {several} If another one is meant, ask again with its name."
+
+    def _summary(self, page: Any) -> str:
         title = one_line(page.title, MAX_QUERY_CHARS)
-        # Folding looks at every character: of a page of megabytes only the beginning is of interest.
-        summary = page.summary.strip()[: 8 * self._max_chars]
-        if not summary:
-            return _Answer(f'Wikipedia has no summary of "{title}".')
-        return _Answer(f"{title}: {quoted(summary, self._max_chars)}", found=True)
+        try:
+            # Folding looks at every character: of a page of megabytes only the beginning is of interest.
+            summary = page.summary.strip()[: 8 * self._max_chars]
+        except KeyError:  # special pages and files have no text to cut an extract from
+            summary = ""
+        return f"{title}: {quoted(summary, self._max_chars)}" if summary else f'Wikipedia has no summary of "{title}".'
 
 
 class _Answer(NamedTuple):
     text: str
-    usable: bool = True  # the site did its part; else it counts for the breaker
-    found: bool = False  # it may be kept
+    usable: bool | None = True
+    """The site did its part, so that it may be kept. False counts for the breaker, None says nothing of the site."""
+
+
+class _LatestAnswers:
+    """The answers that were used last, at most `MAX_CACHED_ANSWERS`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._texts: OrderedDict[str, str] = OrderedDict()
+
+    def get(self, topic: str, /) -> str | None:
+        with self._lock:
+            if topic in self._texts:
+                self._texts.move_to_end(topic)
+            return self._texts.get(topic)
+
+    def __setitem__(self, topic: str, text: str, /) -> None:
+        with self._lock:
+            self._texts[topic] = text
+            if len(self._texts) > MAX_CACHED_ANSWERS:
+                self._texts.popitem(last=False)
 
 
 def _check(name: str, value: object, valid: object, rule: str, example: object) -> None:
@@ -201,8 +281,13 @@ def _check(name: str, value: object, valid: object, rule: str, example: object) 
         raise InputError(f"{name} must be {rule} but got {value!r}. Pass, for example, {name}={example!r}.")
 
 
-def _unavailable(reason: str) -> _Answer:
-    return _Answer(f"Wikipedia is not available right now ({reason}).", usable=False)
+def _shown(url: str) -> str:
+    """The address without what may be secret in it."""
+    return re.sub("//.*@", "//***@", url, flags=re.DOTALL).partition("?")[0]
+
+
+def _unavailable(reason: str, usable: bool | None = False) -> _Answer:
+    return _Answer(f"Wikipedia is not available right now ({reason}).", usable)
 
 
 def _private_copy(url: str, user_agent: str, breaker: Breaker) -> ModuleType:
