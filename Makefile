@@ -14,7 +14,7 @@ export DO_NOT_TRACK := true
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup scale test check format lint types ui bench golden clean
+.PHONY: help setup scale test soak check format lint types ui bench golden clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ scale: $(VENV)/.installed ## the scaling study on the sample users (ARGS="--user
 
 test: $(VENV)/.installed ## all tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+
+soak: $(VENV)/.installed ## 100 kills -9 of a study, where the tests make 20 (KILLS=... to change it)
+	@KILLS=$${KILLS:-100} $(BIN)/python -m pytest --numprocesses 2 tests/faults/test_kill.py $(ARGS)
 
 check: lint types test ## format, lint, types and tests: what a change must pass
 

@@ -24,8 +24,10 @@ EXIT_INCOMPLETE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 def main(application: Callable[..., Any]) -> None:
     """Run a typer application: bad input is one message and exit code 2, never a traceback."""
+    from personaagent.experiments.harness.secrets import mask_output, masked
     from personaagent.programs.errors import PersonaAgentError
 
+    mask_output()
     try:
         application()
     except SystemExit as end:
@@ -36,7 +38,16 @@ def main(application: Callable[..., Any]) -> None:
             os._exit(EXIT_INTERRUPTED)
         raise
     except PersonaAgentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {masked(str(error))}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except OSError as error:
+        from personaagent.experiments.harness.files import NO_ROOM, refused
+
+        if error.errno not in NO_ROOM:
+            raise
+        # What is still to be printed would fail once more, as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: {error.filename or 'the output'}: {refused(error)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted: what was done is kept, and the same command goes on from here", file=sys.stderr)
@@ -55,7 +66,7 @@ def run_study(options: Any) -> int:
     from personaagent.experiments.harness.study import Study
     from personaagent.experiments.harness.tracking import Tracker
 
-    console = Console()
+    console = Console(markup=False)  # labels and messages are data
     study = Study(options)
     if options.dry_run:
         study.preview()
@@ -64,7 +75,6 @@ def run_study(options: Any) -> int:
     tracker = Tracker(options.tracking, options.script)
     with study:
         tracker.start(study)
-        status = "FAILED"
         interrupted = False
         try:
             try:
@@ -73,9 +83,12 @@ def run_study(options: Any) -> int:
                 interrupted = True
                 study.stop()
             incomplete = _report(study, tracker, console)
-            status = "KILLED" if interrupted else "FAILED" if incomplete else "FINISHED"
-        finally:
-            tracker.end(status)
+        except BaseException:
+            tracker.end("FAILED")
+            raise
+        for note in tracker.end("KILLED" if interrupted else "FAILED" if incomplete else "FINISHED"):
+            print(f"note: {note}", file=sys.stderr)
+            incomplete = True
     if interrupted:
         if study.given_up:
             console.print(
@@ -125,12 +138,15 @@ def _report(study: Any, tracker: Any, console: Any) -> bool:
     from personaagent.experiments.harness.report import print_summary, write_files
     from personaagent.experiments.harness.results import row
     from personaagent.experiments.harness.statistics import FEW_CLUSTERS
+    from personaagent.programs.errors import StoreError
 
     rows = [row(study, cell) for cell in study.all_cells()]
     write_files(study, rows)
     drawn = True
     try:
         draw_scaling(study, rows, study.out / "scaling.png")
+    except StoreError:
+        raise
     except Exception as error:  # the figures are in results.csv all the same
         drawn = False
         study.notes.append(f"scaling.png could not be drawn: {type(error).__name__}: {error}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from personaagent.experiments.harness.files import replace_file
 from personaagent.experiments.harness.results import Row
 from personaagent.experiments.harness.settings import lm_title
 from personaagent.experiments.harness.study import Study
@@ -28,7 +30,11 @@ _PANELS = (
 
 
 def draw_scaling(study: Study, rows: Sequence[Row], path: Path) -> None:
-    """The first two metrics over n, E and K, each with the other two at the centre: a row a task, a colour an LM."""
+    """The first two metrics over n, E and K, each with the other two at the centre: a row a task, a colour an LM.
+
+    Raises:
+        StoreError: if the file cannot be written.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,7 +53,9 @@ def draw_scaling(study: Study, rows: Sequence[Row], path: Path) -> None:
             legend.values(), legend.keys(), loc="outside lower center", ncols=4 if len(legend) <= 4 else 3,
             frameon=False, fontsize=9, title="bars: 95 % intervals, clustered by user", title_fontsize=8,
         )  # fmt: skip
-    figure.savefig(path, metadata={"Software": None})
+    drawn_as = io.BytesIO()
+    figure.savefig(drawn_as, format=path.suffix[1:], metadata={"Software": None})
+    replace_file(path, drawn_as.getvalue())
 
 
 def _draw_task(place: Any, study: Study, name: str, rows: Sequence[Row]) -> None:

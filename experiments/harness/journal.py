@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from personaagent.experiments.harness.files import WholeLines, refused
+from personaagent.experiments.harness.secrets import without_secrets
 from personaagent.programs.errors import InputError, StoreError
 from personaagent.programs.lm.meter import Usage
 
 Kind = Literal["profile", "step", "answer"]
-
-_FSYNC_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,29 +45,49 @@ def unit_key(kind: Kind, inputs: Mapping[str, Any]) -> str:
 class Journal:
     """An append-only file of units, one JSON line each.
 
-    A line is handed to the operating system before `add` returns, so that killing the process loses
-    nothing; it is forced to the disk once a second and at `close`. A last line that was cut short is
-    dropped when the file is opened again: its unit was never reported as done.
+    Killing the process loses nothing that was added, nor does a power cut but for the last second. A last line
+    that was cut short is dropped when the file is opened again: its unit was never reported as done. A line that
+    a full disk refuses is taken back as a whole.
+
+    Each line also says what the run that wrote it had spent until then, on units that are not done yet, too: the
+    run that is killed writes no account of its own.
+
+    Args:
+        path: made if missing.
+        run: number of the run that adds units.
+        spent: gives what that run has spent until now.
 
     Raises:
         InputError: if a line in the middle is damaged (which one).
         StoreError: if the file cannot be read or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, run: int = 0, spent: Callable[[], Mapping[str, float]] = lambda: Usage().to_dict()
+    ) -> None:
         self.path = path
+        self._run = run
+        self._spent = spent
         self._lock = threading.Lock()
         self._units: dict[str, Unit] = {}
+        self._runs: dict[int, dict[str, float]] = {}
         try:
-            self._read()
-            self._file = path.open("a", encoding="utf-8")
+            self._file = WholeLines(path)
+            try:
+                self._read()
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
-            raise StoreError(f"{path}: the journal cannot be opened: {error.strerror}") from error
-        self._synced = time.monotonic()
+            raise StoreError(f"{path}: the journal cannot be opened: {refused(error)}") from error
 
     def get(self, key: str) -> Unit | None:
         """The newest unit of this key, or None."""
         return self._units.get(key)
+
+    def spent(self, run: int) -> Mapping[str, float]:
+        """What an earlier run had spent when it added its last unit, so at least that; empty if it added none."""
+        return self._runs.get(run, {})
 
     def add(self, unit: Unit) -> None:
         """Append a unit. A later one of the same key replaces an earlier one."""
@@ -77,62 +95,52 @@ class Journal:
             {
                 "key": unit.key,
                 "kind": unit.kind,
-                "result": unit.result,
-                "error": unit.error,
+                "result": without_secrets(unit.result),  # an LM, too, may repeat a key that it was sent
+                "error": without_secrets(unit.error),
                 **unit.usage.to_dict(),
                 "seconds": unit.seconds,
+                "run": self._run,
+                "spent": dict(self._spent()),
             },
             ensure_ascii=False,
         )
         # A lone surrogate, which an LM's JSON can hold, has no UTF-8.
-        line = line.encode("utf-8", "replace").decode("utf-8")
+        encoded = line.encode("utf-8", "replace")
         with self._lock:
-            try:
-                self._file.write(line + "\n")
-                self._file.flush()
-                if time.monotonic() - self._synced > _FSYNC_SECONDS:
-                    os.fsync(self._file.fileno())
-                    self._synced = time.monotonic()
-            except OSError as error:
-                raise StoreError(f"{self.path}: the journal cannot be written: {error.strerror}") from error
+            self._file.append(encoded)
             # As a later run will read it, so that this one's files are the same.
-            self._units[unit.key] = _unit(line)
+            self._units[unit.key] = _unit(json.loads(encoded))
 
     def close(self) -> None:
         """Force everything to the disk and close the file."""
         with self._lock:
-            if not self._file.closed:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
+            self._file.close()
 
     def __len__(self) -> int:
         return len(self._units)
 
     def _read(self) -> None:
-        if not self.path.exists():
-            return
-        raw = self.path.read_bytes()
-        whole = raw.rfind(b"\n") + 1
-        if whole < len(raw):
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
-        for number, line in _numbered(raw[:whole]):
+        for number, line in self._file.lines():
             try:
-                unit = _unit(line)
-            except (ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                unit = _unit(entry)
+                self._book(entry)
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(
                     f"{self.path}: line {number} is damaged. Delete that line to have its unit done again; "
                     f"the other units are kept."
                 ) from None
             self._units[unit.key] = unit
 
+    def _book(self, entry: Mapping[str, Any]) -> None:
+        if "run" not in entry:  # of a version that did not keep an account
+            return
+        most = self._runs.setdefault(int(entry["run"]), {})
+        for name, value in entry["spent"].items():
+            # Lines of two threads may be in another order than their sums were taken.
+            most[name] = max(most.get(name, 0), value)
 
-def _unit(line: str | bytes) -> Unit:
-    entry = json.loads(line)
+
+def _unit(entry: Mapping[str, Any]) -> Unit:
     usage = Usage(entry["lm_calls"], entry["prompt_tokens"], entry["completion_tokens"])
     return Unit(entry["key"], entry["kind"], entry["result"], entry["error"], usage, entry["seconds"])
-
-
-def _numbered(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    return ((number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip())

@@ -6,14 +6,13 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from personaagent.experiments.harness.files import replace_file
 from personaagent.experiments.harness.results import (
     COLUMNS,
     USER_COLUMNS,
@@ -25,7 +24,6 @@ from personaagent.experiments.harness.results import (
 )
 from personaagent.experiments.harness.settings import lm_title
 from personaagent.experiments.harness.study import Study
-from personaagent.programs.errors import StoreError
 from personaagent.programs.lm.make import OFFLINE
 from personaagent.programs.persona import Persona
 
@@ -36,11 +34,11 @@ def write_files(study: Study, rows: Sequence[Row]) -> None:
     Raises:
         StoreError: if a file cannot be written; the journal is not touched.
     """
-    _replace(study.out / "results.csv", _csv(COLUMNS, (r.values for r in rows)))
-    _replace(study.out / "users.csv", _csv(USER_COLUMNS, (line for r in rows for line in user_rows(study, r.cell))))
+    replace_file(study.out / "results.csv", _csv(COLUMNS, (r.values for r in rows)))
+    replace_file(study.out / "users.csv", _csv(USER_COLUMNS, (line for r in rows for line in user_rows(study, r.cell))))
     lines = (prediction_line(study, r.cell, s) for r in rows for s in samples(study, r.cell)[0])
-    _replace(study.out / "predictions.jsonl", _jsonl(lines))
-    _replace(study.out / "personas.jsonl", _jsonl(persona_lines(study, rows)))
+    replace_file(study.out / "predictions.jsonl", _jsonl(lines))
+    replace_file(study.out / "personas.jsonl", _jsonl(persona_lines(study, rows)))
 
 
 def persona_lines(study: Study, rows: Sequence[Row]) -> Iterable[dict[str, Any]]:
@@ -86,8 +84,9 @@ def print_summary(study: Study, rows: Sequence[Row], console: Console, ui: str) 
         _print_table(study, task, [r for r in shown if r.cell.task == task], console)
     if any(r.cell.lm == OFFLINE for r in rows):
         console.print(
-            "[dim]The offline reader is not a language model: these figures show that information about a user reaches "
-            "the prompt. They say nothing of how an LM would use it, and do not compare with the paper's.[/dim]"
+            "The offline reader is not a language model: these figures show that information about a user reaches "
+            "the prompt. They say nothing of how an LM would use it, and do not compare with the paper's.",
+            style="dim",
         )
     for note in study.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
@@ -149,16 +148,3 @@ def _csv(columns: Sequence[str], lines: Iterable[dict[str, Any]]) -> str:
 
 def _jsonl(lines: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}; the journal keeps what was done") from error

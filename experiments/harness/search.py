@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from personaagent.experiments.harness.cells import Axes, Cell
+from personaagent.experiments.harness.files import refused_by_sqlite
 from personaagent.programs.errors import StoreError
 
 Values = tuple[float, float]
@@ -45,9 +46,11 @@ def search(
         The cells that were evaluated in this call, in order.
 
     Raises:
-        StoreError: if the file cannot be opened.
+        StoreError: if the file cannot be opened, read or written.
     """
     import optuna
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     candidates = axes.grid(base)
@@ -60,7 +63,22 @@ def search(
             load_if_exists=True,
         )
     except Exception as error:
-        raise StoreError(f"{storage}: the search cannot be opened: {error}") from error
+        raise StoreError(f"{storage}: the search cannot be opened: {_reason(error)}") from error
+    try:
+        return _searched(study, base, candidates, trials, evaluate)
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StoreError(
+            f"{storage}: the search cannot go on: {_reason(error)}. The same command goes on from there."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return refused_by_sqlite(error) or str(error).partition("\n")[0]
+
+
+def _searched(study: Any, base: Cell, candidates: Sequence[Cell], trials: int, evaluate: Evaluate) -> list[Cell]:
+    import optuna
+
     state = optuna.trial.TrialState
     done: list[Cell] = []
 

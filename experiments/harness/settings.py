@@ -16,6 +16,7 @@ from personaagent.datasets.registry import SAMPLE_USERS
 from personaagent.datasets.selection import Selection
 from personaagent.experiments.harness.cells import Axes
 from personaagent.experiments.harness.prompts import Prompts
+from personaagent.experiments.harness.secrets import masked, refuse_secret
 from personaagent.programs.errors import InputError
 from personaagent.programs.lm.make import OFFLINE
 
@@ -87,6 +88,10 @@ class StudyOptions:
             raise InputError(f"--control must be none or swap, but got {self.control!r}")
         if self.wikipedia not in ("on", "off") and not self.wikipedia.startswith(("http://", "https://")):
             raise InputError(f"--wikipedia must be on, off or the URL of a MediaWiki API, but got {self.wikipedia!r}")
+        addresses = {"--lm": self.lm, "--align-lm": self.align_lm}
+        addresses |= {"--api-base": self.api_base, "--align-api-base": self.align_api_base}
+        for option, address in addresses.items():
+            refuse_secret(option, address)
         if self.profile and "{profile}" not in self.prompts.persona:
             raise InputError(
                 "the persona of --prompts has no {profile}, so the profile would be lost: put {profile} where the "
@@ -117,7 +122,7 @@ class StudyOptions:
             "users": self.users,
             "queries_per_user": self.queries_per_user,
             "profile": _on_off(self.profile),
-            "wikipedia": self.wikipedia,
+            "wikipedia": masked(self.wikipedia),
             "control": self.control,
             "prompts": self.prompts.name,
             "prompt texts": self.prompts.digest,

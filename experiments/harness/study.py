@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
 import dspy
-from dspy.utils.exceptions import (
-    LMAuthError,
-    LMConfigurationError,
-    LMNotConfiguredError,
-    LMUnsupportedModelError,
-)
+from dspy.utils.exceptions import LMError
 from filelock import FileLock, Timeout
 
 from personaagent.datasets.registry import open_source
 from personaagent.datasets.source import Source, chosen_users, leaked_queries
 from personaagent.datasets.task import Query, Task, User
 from personaagent.experiments.harness.cells import Cell
+from personaagent.experiments.harness.files import refused, replace_file
 from personaagent.experiments.harness.journal import Journal, Unit
 from personaagent.experiments.harness.methods import Models, PersonaAgentMethod, Work, swapped
+from personaagent.experiments.harness.pages import Pages
 from personaagent.experiments.harness.progress import Progress
 from personaagent.experiments.harness.secrets import masked
 from personaagent.experiments.harness.settings import StudyOptions, differing
-from personaagent.programs.errors import BudgetError, InputError, PersonaAgentError, StoreError
+from personaagent.programs.errors import BudgetError, DamagedStoreError, InputError, PersonaAgentError, StoreError
+from personaagent.programs.lm.endpoint import one_line_of, says_misconfigured
 from personaagent.programs.lm.make import OFFLINE, make_lm
-from personaagent.programs.lm.meter import Meter, Usage, metering
+from personaagent.programs.lm.meter import Meter, metering
 from personaagent.programs.memory.encoder import load_encoder
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import Persona
+from personaagent.programs.tools.wikipedia import ENGLISH, TIMEOUT_SECONDS, Wikipedia
 
 METHOD = "persona-agent"
 _ENCODER_CACHE = 20_000
-_SETUP_ERRORS = (LMNotConfiguredError, LMAuthError, LMConfigurationError, LMUnsupportedModelError)
 
 GRACE_SECONDS = 3.0
 """After an interruption, for the units under way to end."""
@@ -107,6 +104,9 @@ class Study:
         self._refused: list[int] = []
         self._journalling = threading.Lock()
         self._closed = False
+        self._opened = time.monotonic()
+        self._pages: Pages | None = None
+        self._wikipedia_tool: dspy.Tool | None = None
         self.given_up = 0
         """Units that were under way at an interruption and did not end in time: their threads may still run."""
         self.tasks: dict[str, TaskData] = {}
@@ -129,19 +129,24 @@ class Study:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             self._resources.enter_context(_locked(self.out))
+            (self.out / "memory").mkdir(exist_ok=True)
         except OSError as error:
-            raise InputError(f"--out {self.out}: cannot be written: {error.strerror}") from None
+            raise InputError(f"--out {self.out}: cannot be written: {refused(error)}") from None
         self.record = self._read_record()
-        self.journal = Journal(self.out / "journal.jsonl")
+        self.journal = Journal(self.out / "journal.jsonl", run=len(self.record["runs"]), spent=self._spent)
         self._resources.callback(self.journal.close)
-        (self.out / "memory").mkdir(exist_ok=True)
+        self._book_killed()
+        self.record["runs"].append({})
+        if self.options.wikipedia != "off":
+            self._pages = Pages(self.out / "wikipedia.jsonl")
+            self._resources.callback(self._pages.close)
         for name in dict.fromkeys([*self.options.tasks, *(entry["task"] for entry in self.record["cells"])]):
-            path = self.out / "memory" / f"{name}.db"
-            store = MemoryStore(f"sqlite:///{path}", encoder=_shared_encoder())
+            with _made_anew(self._database(name)):
+                store = MemoryStore(f"sqlite:///{self._database(name)}", encoder=_shared_encoder())
             self._resources.callback(store.close)
             self.tasks[name] = self._task_data(name, store)
         # Now, not with the first units: MLflow's runs are found again by the id in it.
-        self._write_record()
+        self._write_record(complete=False)
 
     def preview(self) -> None:
         """Instead of entering: tasks without OUT, for a dry run. Nothing is written."""
@@ -170,25 +175,26 @@ class Study:
         known = {json.dumps(cell, sort_keys=True) for cell in self.record["cells"]}
         new = [c.to_dict() for c in cells if json.dumps(c.to_dict(), sort_keys=True) not in known]
         self.record["cells"] += new
-        self._write_record()
+        self._write_record(complete=False)
         try:
             self._run(cells, progress)
         except InputError:
             # A setting that cannot work, such as a key that is refused: cells of which nothing is done were a mistake.
             self.record["cells"] = [c for c in self.record["cells"] if c not in new or self._begun(Cell(**c))]
-            self._write_record()
+            self._write_record(complete=True)
             raise
 
     def _run(self, cells: Sequence[Cell], progress: Progress) -> None:
-        before = Usage(**self.meter.spent.to_dict())
-        started = time.monotonic()
         try:
             self._record_histories(progress)
             self._phase("profiles", list(self._profile_works(cells)), progress)
             self._align(cells, progress)
             self._phase("answers", list(self._answer_works(cells)), progress)
-        finally:
-            self._book(before, time.monotonic() - started)
+        except BaseException:
+            with suppress(StoreError):  # of a disk that is full, the first fault is told
+                self._write_record(complete=True)
+            raise
+        self._write_record(complete=True)
 
     def _begun(self, cell: Cell) -> bool:
         return any(self.chain(user, cell).units for user in self.tasks[cell.task].served_by.values())
@@ -267,16 +273,17 @@ class Study:
     def _record_histories(self, progress: Progress) -> None:
         """Interactions into the stores, and their vectors where any cell recalls."""
         recalls = any(entry["memories"] for entry in self.record["cells"])
-        todo = [(data, user) for data in self.tasks.values() for user in data.users]
+        todo = [(name, data, user) for name, data in self.tasks.items() for user in data.users]
         with progress.phase("histories", len(todo)) as bar:
-            for data, user in todo:
+            for name, data, user in todo:
                 if self._stop.is_set():
                     return
                 store = data.method.store
-                store.add(user.history)
-                if recalls:
-                    store.snapshot(user.user_id)
-                    data.method.hold(user)
+                with _made_anew(self._database(name)):
+                    store.add(user.history)
+                    if recalls:
+                        store.snapshot(user.user_id)
+                        data.method.hold(user)
                 bar.advance()
 
     def _phase(self, name: str, works: Sequence[Work], progress: Progress) -> None:
@@ -303,14 +310,15 @@ class Study:
         except BaseException as stopped:
             self._stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
+            begun = {future for future in pending if not future.cancelled()}  # who was cancelled so is never done
             if isinstance(stopped, KeyboardInterrupt):
                 progress.say("interrupted: a moment for the units under way, so that they are not paid for twice")
-                _, left = wait(pending, timeout=GRACE_SECONDS)
+                _, left = wait(begun, timeout=GRACE_SECONDS)
                 with self._journalling:
                     self.given_up = sum(future.running() for future in left)
                     self._closed = True
             else:
-                wait(pending)
+                wait(begun)
             raise
 
     def _is_open(self, key: str) -> bool:
@@ -339,14 +347,16 @@ class Study:
                     callbacks=[],
                 ):
                     result = work.run()
-            except _SETUP_ERRORS as wrong:
-                raise InputError(f"the LM cannot be used: {_one_line(wrong)}") from wrong
             except Exception as failure:
                 if _by_the_cap(failure):
                     return None
                 if isinstance(failure, PersonaAgentError):
                     raise
                 error = _one_line(failure)
+                # An LM that has answered in this run was not mistaken, whatever it says now.
+                if isinstance(failure, LMError) and says_misconfigured(failure):
+                    if not self.meter.has_answered(failure.model or ""):
+                        raise InputError(f"the LM cannot be used: {error}") from failure
             unit = Unit(work.key, work.kind, result, error, usage, time.perf_counter() - started)
         with self._journalling:
             if self._closed:  # given up after an interruption: the study's files are written without it
@@ -393,7 +403,7 @@ class Study:
             models=self._models,
             prompts=options.prompts,
             profile=options.profile,
-            wikipedia=options.wikipedia,
+            wikipedia=masked(options.wikipedia),
             wikipedia_tool=self._wikipedia(),
             workers=options.workers,
         )
@@ -421,12 +431,16 @@ class Study:
         return users
 
     def _wikipedia(self) -> dspy.Tool | None:
+        """One for all tasks: one session, one breaker, and no topic asked twice."""
         if self.options.wikipedia == "off":
             return None
-        from personaagent.programs.tools.wikipedia import Wikipedia
-
-        tool = Wikipedia() if self.options.wikipedia == "on" else Wikipedia(url=self.options.wikipedia)
-        return tool.as_tool(self.options.prompts.wikipedia)
+        if self._wikipedia_tool is None:
+            url = ENGLISH if self.options.wikipedia == "on" else self.options.wikipedia
+            answers = self._pages.of(url) if self._pages is not None else None
+            seconds = min(TIMEOUT_SECONDS, self.options.timeout_seconds)
+            tool = Wikipedia(url=url, timeout_seconds=seconds, answers=answers)
+            self._wikipedia_tool = tool.as_tool(self.options.prompts.wikipedia)
+        return self._wikipedia_tool
 
     # -- study.json -------------------------------------------------------------------------------
 
@@ -437,11 +451,13 @@ class Study:
         if not path.exists():
             return fresh
         try:
-            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            stored: dict[str, Any] = json.loads(path.read_bytes())
             known: Mapping[str, Any] = stored["settings"]
             [Cell(**entry) for entry in stored["cells"]]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a study's record ({error}); use another --out") from None
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {refused(error)}") from error
         changed = differing(known, settings)
         if changed:
             raise InputError(
@@ -450,27 +466,45 @@ class Study:
             )
         return {**fresh, **stored, "settings": {**known, **settings}}
 
-    def _write_record(self) -> None:
-        path = self.out / "study.json"
-        temporary = path.with_suffix(".json.tmp")
-        try:
-            temporary.write_text(json.dumps(self.record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+    def _write_record(self, complete: bool) -> None:
+        """study.json as it is now; `complete` says whether this run will have spent no more than stands there."""
+        command = [masked(part) for part in self.options.command]
+        self.record["runs"][-1] = {"command": command, **self._spent(), "complete": complete}
+        replace_file(self.out / "study.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
 
-    def _book(self, before: Usage, seconds: float) -> None:
-        """What this run really spent, failed attempts included."""
-        spent = {name: value - getattr(before, name) for name, value in self.meter.spent.to_dict().items()}
-        run = {"command": [masked(part) for part in self.options.command], **spent, "seconds": round(seconds, 3)}
-        self.record["runs"].append(run)
-        self._write_record()
+    def _database(self, task: str) -> Path:
+        return self.out / "memory" / f"{task}.db"
+
+    def _spent(self) -> dict[str, float]:
+        """What this run really spent until now, failed attempts included."""
+        return {**self.meter.spent.to_dict(), "seconds": round(time.monotonic() - self._opened, 3)}
+
+    def _book_killed(self) -> None:
+        """Complete the accounts of runs that were killed by what they had journalled.
+
+        What they spent after their last unit is not known: at most the calls of `--workers` units.
+        """
+        for number, run in enumerate(self.record["runs"]):
+            if not run.get("complete", True):
+                for name, value in self.journal.spent(number).items():
+                    run[name] = max(run.get(name, 0), value)
 
 
 def _shared_encoder() -> Any:
     encoder = load_encoder("auto")
     encoder.cache_size = max(encoder.cache_size, _ENCODER_CACHE)
     return encoder
+
+
+@contextmanager
+def _made_anew(database: Path) -> Iterator[None]:
+    """To what is said of damage within the block, the remedy that only a study has."""
+    try:
+        yield
+    except DamagedStoreError as error:
+        raise StoreError(
+            f"{error} Or delete {database}: a study makes its memory anew from its data, and asks nothing again."
+        ) from error
 
 
 @contextmanager
@@ -495,5 +529,7 @@ def _by_the_cap(failure: BaseException) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    if isinstance(error, LMError):
+        return masked(f"{type(error).__name__}: [{error.model}] {one_line_of(error)}")
+    text = " ".join(masked(str(error)).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from personaagent.datasets.task import Task
 from personaagent.experiments.harness.diff import persona_diff_page
+from personaagent.experiments.harness.files import refused_by_sqlite
 from personaagent.experiments.harness.results import KEY_COLUMNS, Row, Sample, samples
 from personaagent.experiments.harness.secrets import masked
 from personaagent.experiments.harness.settings import DEFAULT_TRACKING, lm_title
@@ -25,6 +26,8 @@ from personaagent.programs.persona import Persona
 FILES = ("results.csv", "users.csv", "predictions.jsonl", "personas.jsonl", "scaling.png", "study.json")
 _STUDY_TAG, _CELL_TAG, _TRACED_TAG = "personaagent.study", "personaagent.cell", "personaagent.traced"
 _CONNECT_SECONDS = 5.0
+# MLflow logs what it also raises, with a traceback; and what it only logs, `_trace` looks for itself.
+_TOLD_TWICE = ("mlflow.store.db.utils", "mlflow.tracing.export.mlflow_v3")
 
 
 class Tracker:
@@ -55,6 +58,8 @@ class Tracker:
             import mlflow
             from mlflow import MlflowClient
 
+            for name in _TOLD_TWICE:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             with nullcontext() if path is None else opened_alone(path):
                 mlflow.set_tracking_uri(uri)
                 self._client = MlflowClient(uri)
@@ -88,7 +93,7 @@ class Tracker:
         except Exception as error:
             raise InputError(_cannot_open(self.uri, error)) from error
         self._runs = {run.data.tags.get(_CELL_TAG, ""): str(run.info.run_id) for run in found}
-        self._traced = {str(run.info.run_id): int(run.data.tags.get(_TRACED_TAG, 0)) for run in found}
+        self._traced = {str(run.info.run_id): run.data.tags.get(_TRACED_TAG, "0") for run in found}
         # Params cannot change: the parent stays with the cell that it was first given.
         self._shown: dict[str, str] = next((run.data.params for run in found if not run.data.tags.get(_CELL_TAG)), {})
         self._study_id: str = study.record["id"]
@@ -126,25 +131,30 @@ class Tracker:
             )
         return self._logged
 
-    def end(self, status: str) -> None:
+    def end(self, status: str) -> list[str]:
         """Close the parent run as FINISHED, FAILED or KILLED, and as FAILED the cells that a failure left open.
 
-        Raises nothing: it may run while another error is on its way up.
+        Returns:
+            A note for each run that could not be closed, unless a failure to log was noted before. Nothing is
+            raised or printed: another error may be on its way up.
         """
+        notes = []
         try:
             # MLflow's own client would try a server that is gone for minutes.
             if not self._logged and _is_server(self.uri):
                 _check_server(self.uri)
         except Exception:
-            return
+            return []
         for run_id in sorted(self._running):
             try:
                 self._close(run_id, status if run_id == self._parent else "FAILED")
             except Exception as error:
                 # After a failure to log, the study's notes have said it.
                 if self._logged:
-                    where = f"MLflow ({masked(self.uri)})"
-                    print(f"note: {where}: run {run_id} was not closed: {_reason(self.uri, error)}", file=sys.stderr)
+                    notes.append(
+                        f"MLflow ({masked(self.uri)}): run {run_id} was not closed: {_reason(self.uri, error)}"
+                    )
+        return notes
 
     # -- cells ------------------------------------------------------------------------------------
 
@@ -161,11 +171,8 @@ class Tracker:
             self._client.log_artifact(run_id, str(page))
         if not r.waiting:
             answered = [s for s in found if s.answered][: study.options.trace_samples]
-            done = self._traced.get(run_id, 0)
-            for number, sample in enumerate(answered[done:], done + 1):
+            for sample in answered[self._traces_done(run_id) :]:
                 self._trace(run_id, study.tasks[c.task].task, r, sample)
-                self._client.set_tag(run_id, _TRACED_TAG, str(number))
-                self._traced[run_id] = number
         self._close(run_id, "KILLED" if r.waiting else "FINISHED")
 
     def _log_row(
@@ -181,9 +188,24 @@ class Tracker:
             [RunTag(name, value) for name, value in tags.items()],
         )
 
+    def _traces_done(self, run_id: str) -> int:
+        """How many traces a run has; one that an earlier run of ours did not finish is deleted."""
+        done, _, begun = self._traced.get(run_id, "0").partition(" ")
+        if begun:
+            self._client.delete_traces(self._experiment, trace_ids=[begun])
+            self._set_traced(run_id, done)
+        return int(done)
+
+    def _set_traced(self, run_id: str, state: str) -> None:
+        """So many traces are done; after a blank, the id of one that is begun."""
+        self._client.set_tag(run_id, _TRACED_TAG, state)
+        self._traced[run_id] = state
+
     def _trace(self, run_id: str, task: Task, r: Row, sample: Sample) -> None:
         """A sample from the journal as an MLflow trace: a span for the question, one for each step."""
         import mlflow
+        from mlflow.entities.span import NoOpSpan
+        from mlflow.exceptions import MlflowException
 
         assert sample.unit is not None
         result = sample.unit.result
@@ -199,8 +221,12 @@ class Tracker:
             metadata={"mlflow.sourceRun": run_id},
             experiment_id=self._experiment,
         )
+        # MLflow writes a trace span by span, and a kill would leave a part of it that nobody knows.
+        done = int(self._traced.get(run_id, "0"))
+        self._set_traced(run_id, f"{done} {root.trace_id}")
         trajectory = result.get("trajectory", {})
-        for step in range(sum(key.startswith("tool_name_") for key in trajectory)):
+        steps = sum(key.startswith("tool_name_") for key in trajectory)
+        for step in range(steps):
             span = mlflow.start_span_no_context(
                 trajectory[f"tool_name_{step}"],
                 span_type="TOOL",
@@ -218,6 +244,12 @@ class Tracker:
                 "score": task.score(sample.query.gold, sample.prediction),
             }
         )
+        if not isinstance(root, NoOpSpan):  # of a user who has turned tracing off, or takes a sample
+            # What could not be written, MLflow only logs.
+            kept = self._client.get_trace(root.trace_id, display=False, flush=True)
+            if len(kept.data.spans) != steps + 1 or kept.info.request_metadata.get("mlflow.sourceRun") != run_id:
+                raise MlflowException(f"trace {root.trace_id} was not written whole")
+        self._set_traced(run_id, str(done + 1))
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -303,5 +335,6 @@ def _cannot_open(uri: str, error: Exception) -> str:
 
 
 def _reason(uri: str, error: Exception) -> str:
-    lines = masked(str(error), uri).strip().splitlines()
+    """The first line of what went wrong; MLflow's words for a fault of SQLite hide what it was."""
+    lines = masked(refused_by_sqlite(error) or str(error), uri).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

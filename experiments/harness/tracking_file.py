@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,6 +19,8 @@ from filelock import FileLock, Timeout
 from personaagent.programs.errors import InputError
 
 _WAIT_SECONDS = 60.0
+LOCK_SECONDS = 20.0
+"""So long a run waits at its start for a lock of another program; MLflow itself waits as long for each statement."""
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -57,7 +60,7 @@ def opened_alone(path: Path) -> Iterator[None]:
 
     Raises:
         InputError: if another run holds the file for longer.
-        OSError, sqlite3.Error: if it cannot be written.
+        OSError, sqlite3.Error: if it cannot be written, or another program keeps it locked.
     """
     # A link stays a link, and all names of a file share the lock.
     place = Path(os.path.realpath(path))
@@ -69,9 +72,17 @@ def opened_alone(path: Path) -> Iterator[None]:
     try:
         if not place.exists() or not place.stat().st_size:
             _make(place)
+        _check_writable(place)
         yield
     finally:
         lock.release()
+
+
+def _check_writable(place: Path) -> None:
+    # MLflow would wait for a lock ten times, each time for longer, and say what it waits for in a traceback.
+    with closing(sqlite3.connect(place, timeout=LOCK_SECONDS, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
 
 
 def _make(place: Path) -> None:

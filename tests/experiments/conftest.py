@@ -28,8 +28,9 @@ from personaagent.experiments.harness.report import write_files
 from personaagent.experiments.harness.results import Row, row
 from personaagent.experiments.harness.settings import StudyOptions
 from personaagent.experiments.harness.tracking import Tracker
-from personaagent.programs.lm.make import NUM_RETRIES, OFFLINE, make_lm
-from personaagent.programs.lm.meter import AsyncMeteredEngine, MeteredEngine
+from personaagent.programs.lm.endpoint import NUM_RETRIES
+from personaagent.programs.lm.engines import AsyncMeteredEngine, MeteredEngine
+from personaagent.programs.lm.make import OFFLINE, make_lm
 
 LABELS = LAMP_2M.labels
 
@@ -145,8 +146,9 @@ class NoTracking:
     def log_or_note(self, study: Any, rows: Any) -> bool:
         return True
 
-    def end(self, status: str) -> None:
+    def end(self, status: str) -> list[str]:
         self.statuses.append(status)
+        return []
 
 
 @pytest.fixture

@@ -70,8 +70,7 @@ def prepare(kill: list[Any] | None, calls: int) -> None:
         added += 1
         assert kill is not None
         if kill[0] == "line" and added == kill[1]:
-            self._file.write('{"key": "' + unit.key + '", "kind": "ans')
-            self._file.flush()
+            self._file._file.write(b'{"key": "' + unit.key.encode() + b'", "kind": "ans')
             die()
         add(self, unit)
         if kill[0] == "journal" and added == kill[1]:
@@ -80,7 +79,7 @@ def prepare(kill: list[Any] | None, calls: int) -> None:
     if kill and kill[0] in ("journal", "line"):
         journal.Journal.add = add_and_die  # type: ignore[method-assign]
     elif kill and kill[0] == "files":
-        report.os.replace = die
+        report.replace_file = die
     elif kill and kill[0] == "mlflow":
         tracking.Tracker._trace = die  # type: ignore[method-assign]
 

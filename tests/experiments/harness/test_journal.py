@@ -105,6 +105,30 @@ def test_a_folder_in_its_place_is_one_error(tmp_path: Path) -> None:
         Journal(tmp_path)
 
 
+def test_what_a_run_had_spent_is_found_by_the_next_one(path: Path) -> None:
+    spent = Usage(1, 10, 2)
+    journal = Journal(path, run=4, spent=lambda: {**spent.to_dict(), "seconds": 0.25})
+    journal.add(unit("a"))
+    spent.add(Usage(5, 50, 10))  # of which 2 on a unit that is not done
+    journal.add(unit("b", error="LMServerError: down"))
+    assert journal.spent(4) == {}, "it is what earlier runs spent"
+    journal.close()
+    again = Journal(path, run=5)
+    assert again.spent(4) == {"lm_calls": 6, "prompt_tokens": 60, "completion_tokens": 12, "seconds": 0.25}
+    assert again.spent(3) == again.spent(5) == {}
+    again.close()
+
+
+def test_lines_of_before_there_was_an_account_are_read(path: Path) -> None:
+    filled(path, unit("a"))
+    entry = json.loads(path.read_text())
+    del entry["run"], entry["spent"]
+    path.write_text(json.dumps(entry) + "\n")
+    journal = Journal(path)
+    assert journal.get("a") == unit("a") and journal.spent(0) == {}
+    journal.close()
+
+
 WRITER = """
 import sys
 from pathlib import Path

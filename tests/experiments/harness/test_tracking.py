@@ -6,7 +6,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import mlflow
 import pytest
 from dspy import lm15
 from mlflow import MlflowClient
+from mlflow.entities.span import LiveSpan
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from personaagent.experiments.harness import command
+from personaagent.experiments.harness import command, tracking_file
 from personaagent.experiments.harness.results import KEY_COLUMNS
 from personaagent.experiments.harness.secrets import masked
 from personaagent.experiments.harness.settings import StudyOptions
@@ -195,6 +199,64 @@ def test_after_a_failed_log_no_run_is_left_running_and_the_next_time_it_succeeds
     done = run()
     assert {r.info.run_id for r in stopped} <= {r.info.run_id for r in done}
     assert {r.info.status for r in done} == {"FINISHED"}
+
+
+class Killed(BaseException):
+    """Goes up as a kill does: past every handler of an error."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [(mlflow, "start_span_no_context", 2), (LiveSpan, "end", 2), (Tracker, "_set_traced", 2)],
+    ids=["begun", "a span written", "all written"],
+)
+def test_a_trace_that_a_kill_cut_off_is_made_once(
+    run: Any, database: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int
+) -> None:
+    usual, calls = getattr(owner, name), []
+
+    def killed(*arguments: Any, **named: Any) -> Any:
+        calls.append(name)
+        if len(calls) == call:
+            raise Killed
+        return usual(*arguments, **named)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(owner, name, killed)
+        with pytest.raises(Killed):
+            run()
+    assert {r.info.status for r in run()} == {"FINISHED"}
+    found = traces(database)
+    assert len({t.info.request_metadata["mlflow.sourceRun"] for t in found}) == len(found) == 2
+    assert [len(t.data.spans) > 1 and t.info.state == "OK" for t in found] == [True, True]
+
+
+def test_a_trace_that_could_not_be_written_is_a_failure_to_log_and_made_up_for(
+    run: Any, database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SqlAlchemyStore, "start_trace", refused)
+        assert {r.info.status for r in run()} == {"FAILED"}
+    said = capsys.readouterr()
+    assert "could not be written" in said.out and "the same command logs them again" in said.out
+    assert "Failed" not in said.err
+    assert {r.info.status for r in run()} == {"FINISHED"} and len(traces(database)) == 2
+
+
+def test_a_file_that_another_program_keeps_locked_is_one_error_in_time(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_file, "LOCK_SECONDS", 0.2)
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        with pytest.raises(InputError, match="database is locked by another program: wait for it or end it"):
+            Tracker(f"sqlite:///{database}", "scale")
+        assert time.monotonic() - started < 5
+    Tracker(f"sqlite:///{database}", "scale")
 
 
 OPEN = """
