@@ -31,6 +31,7 @@ _STARTS = (
 )
 _NESTED = re.compile(rb"[\[{](?:[^\[\]{}]{0,200}[\[{]){500}")
 """So deep is nothing of LaMP's, and ijson's memory grows with the square of the depth: 100 kB of [ take 25 GB."""
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _SHOWN = 64
 """Characters of a wrong value that a message shows."""
 
@@ -139,14 +140,23 @@ class _Counted:
         self._file = file
         self.position = 0
         self.ended = False
+        self._in_string = self._escaped = False
 
     def read(self, size: int = -1) -> bytes:
         chunk = self._file.read(size)
         self.position += len(chunk)
         self.ended = size != 0 and not chunk
-        if _NESTED.search(chunk):
-            raise ValueError("more than 500 lists and objects, one inside the other")
+        self._check_depth(chunk)
         return chunk
+
+    def _check_depth(self, chunk: bytes) -> None:
+        text = chunk[1:] if self._escaped else chunk
+        # Rarely: a person's text may be full of brackets, too.
+        if _NESTED.search(text) and _NESTED.search(_STRING.sub(b"", b'"' * self._in_string + text)):
+            raise ValueError("more than 500 lists and objects, one inside the other")
+        plain = text.replace(b"\\\\", b"")
+        self._escaped = plain.endswith(b"\\")
+        self._in_string ^= bool((plain.count(b'"') - plain.count(b'\\"')) & 1)
 
 
 def _not_json(path: Path, read: _Counted, records: int, error: Exception) -> str:

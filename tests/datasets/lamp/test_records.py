@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -300,6 +301,19 @@ def test_what_must_be_an_object_and_ids_that_repeat() -> None:
     assert message(lambda: an_object("x", "here")) == "here: expected an object, but found text, 'x'"
     unique(["a", "b"], "here")
     assert message(lambda: unique(["a", "b", "a", "b"], "here")) == "here: id 'a' occurs twice"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_brackets_in_a_text_are_no_nesting(tmp_path: Path, seed: int) -> None:
+    """Texts that reach over the ends of what is read at a time, with quotes and backslashes at any place."""
+    rng = random.Random(seed)
+    texts = ["".join(rng.choices('[{"\\ab', (40, 40, 1, 1, 1, 1), k=rng.randint(1, 200_000))) for _ in range(5)]
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(texts))
+    assert list(stream(path, "item")) == texts
+    path.write_text(json.dumps(texts)[:-1] + ", " + "[" * 100_000)
+    with pytest.raises(InputError, match="one inside the other"):
+        list(stream(path, "item"))
 
 
 def test_values_between_the_openings_do_not_hide_how_deep_they_are(tmp_path: Path) -> None:
