@@ -22,6 +22,12 @@ _FIRST_FIELD = re.compile(r"""\{["']?\w+["']?:(?:"[^"]*"?|'[^']*'?|[^,}]*)""")
 class CarefulChatAdapter(dspy.ChatAdapter):
     """DSPy's default, with a `CarefulJSONAdapter` to fall back on."""
 
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+        try:
+            return super().parse(signature, completion)
+        except RecursionError as error:
+            raise _too_deep("ChatAdapter", signature, completion) from error
+
     def _make_json_adapter_fallback(self) -> dspy.JSONAdapter:
         return _as(CarefulJSONAdapter, super()._make_json_adapter_fallback())
 
@@ -48,13 +54,21 @@ class CarefulJSONAdapter(dspy.JSONAdapter):
         for found in _objects(completion):
             first = _FIRST_FIELD.match(_squeezed(found))
             if first and first[0] not in prompt and any(name in found for name in signature.output_fields):
-                return super().parse(signature, found)
+                try:
+                    return super().parse(signature, found)
+                except RecursionError as error:
+                    raise _too_deep("JSONAdapter", signature, completion) from error
         raise AdapterParseError(
             adapter_name="JSONAdapter",
             signature=signature,
             lm_response=completion,
             message="The LM's reply holds no JSON object with an output field, or only one that its prompt holds.",
         )
+
+
+def _too_deep(adapter: str, signature: type[dspy.Signature], completion: str) -> AdapterParseError:
+    said = "The LM's reply is nested too deeply."
+    return AdapterParseError(adapter_name=adapter, signature=signature, lm_response=completion, message=said)
 
 
 def careful() -> Any:

@@ -99,7 +99,7 @@ class Episode:
             return True
         self.tools_called.append(name)
         try:
-            observation = yield _ToolCall(self.agent.tools[name], arguments)
+            observation = _as_text((yield _ToolCall(self.agent.tools[name], arguments)))
         except PersonaAgentError:
             raise  # memory that cannot be read is not something an LM could work around
         except Exception as error:
@@ -216,9 +216,17 @@ async def adrive(steps: _Steps) -> dspy.Prediction:
                 outcome = await call.tool.acall(**call.arguments)
             else:
                 # A tool that waits on a file or a socket would stop every other question on the loop.
-                outcome = await asyncio.to_thread(call.tool, **call.arguments)
+                outcome, failure = await asyncio.to_thread(_outcome, call)
         except Exception as error:
             failure = error
+
+
+def _outcome(call: _ToolCall) -> tuple[Any, Exception | None]:
+    # Not raised in the thread: a StopIteration cannot leave it, and would be waited for for ever.
+    try:
+        return call.tool(**call.arguments), None
+    except Exception as error:
+        return None, error
 
 
 def _append(
@@ -227,16 +235,25 @@ def _append(
     thought: str,
     tool: str,
     arguments: dict[str, Any],
-    observation: Any,
+    observation: str,
 ) -> None:
-    text = observation if isinstance(observation, str) else json.dumps(observation, ensure_ascii=False, default=str)
     shown = defuse_all(arguments)
     as_text = json.dumps(shown, ensure_ascii=False)
     trajectory[f"thought_{step}"] = shorten(defuse(str(thought)), MAX_THOUGHT_CHARS)
     trajectory[f"tool_name_{step}"] = tool
     fits = len(as_text) <= MAX_THOUGHT_CHARS
     trajectory[f"tool_args_{step}"] = shown if fits else {"too long": as_text[:500]}
-    trajectory[f"observation_{step}"] = shorten(defuse(text), MAX_OBSERVATION_CHARS)
+    trajectory[f"observation_{step}"] = shorten(defuse(observation), MAX_OBSERVATION_CHARS)
+
+
+def _as_text(value: Any) -> str:
+    """What a tool returned, as the prompt shows it; what JSON cannot say, as Python shows it."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
 
 
 def _plain_arguments(arguments: Any) -> dict[str, Any]:
@@ -264,7 +281,10 @@ def _reason(error: Exception) -> str:
     """One short line, without a traceback or a path: it may go to an LM."""
     if isinstance(error, AdapterParseError):
         return _unread_field(error)
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    try:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    except Exception:  # a tool's own error, which may fail, too
+        text = ""
     lines = _PATH.sub("(path)", text).strip().splitlines()
     first = one_line(lines[0], 200) if lines else ""
     return f"{type(error).__name__}: {first or 'no message'}"

@@ -334,6 +334,8 @@ class Study:
             if not admitted:
                 self._refused.append(work.worst_case)
                 return None
+            if self._stop.is_set():  # while it waited to be admitted
+                return None
             started = time.perf_counter()
             result: dict[str, Any] = {}
             error: str | None = None
@@ -355,7 +357,7 @@ class Study:
                 error = _one_line(failure)
                 # An LM that has answered in this run was not mistaken, whatever it says now.
                 if isinstance(failure, LMError) and says_misconfigured(failure):
-                    if not self.meter.has_answered(failure.model or ""):
+                    if not self.meter.has_answered(failure.model or "", getattr(failure, "endpoint", "")):
                         raise InputError(f"the LM cannot be used: {error}") from failure
             unit = Unit(work.key, work.kind, result, error, usage, time.perf_counter() - started)
         with self._journalling:

@@ -10,6 +10,7 @@ the breaker: nothing is asked for half a minute, then one call decides.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 import re
@@ -35,6 +36,7 @@ from dspy.utils.exceptions import (
 
 from personaagent.programs.breaker import Breaker
 from personaagent.programs.lm.slots import Slots
+from personaagent.programs.quoting import defuse
 
 if TYPE_CHECKING:
     from personaagent.programs.lm.meter import Meter
@@ -63,6 +65,10 @@ _TOO_LONG = re.compile(
 
 
 Send = Callable[[Request], Awaitable[Response]]
+
+
+_TRY_AGAIN = (409, 425, 499)  # conflict, too early, closed by a proxy: DSPy takes them for the request's fault
+_MISTAKEN = re.compile(r"api[ _-]?key|unsupported (parameter|value)", re.IGNORECASE)
 
 
 class EndpointPausedError(LMProviderError):
@@ -140,6 +146,7 @@ class Endpoint:
             return response
         except LMError as error:
             error.model = request.model  # some clients name it without the provider
+            error.endpoint = self.name
             usable = _is_about_the_request(error)
             if not usable and not isinstance(error, EndpointPausedError):
                 self._last_failure = error
@@ -182,13 +189,13 @@ class Endpoint:
                     meter.begin()
                     sent_at = self._clock()
                     try:
-                        return await self._send_in_time(request, send, patience.timeout_seconds)
+                        response = await self._send_in_time(request, send, patience.timeout_seconds)
                     except LMError as error:
                         self._learn(error, sent_at, patience)
+                        self._let_all_in()
                         raise
-                    finally:
-                        if self._is_new:
-                            self._is_new, self.slots.limit = False, self._most
+                    self._let_all_in()
+                    return response
 
     async def _send_in_time(self, request: Request, send: Send, timeout_seconds: float) -> Response:
         try:
@@ -199,8 +206,12 @@ class Endpoint:
         except LMInvalidRequestError as error:
             if isinstance(error, ContextWindowExceededError) or not _says_too_long(error):
                 raise
-            said = error.message or "refused without a reason; the prompt may be too long"
+            said = _said(error) or "refused without a reason; the prompt may be too long"
             raise ContextWindowExceededError(model=error.model, message=said, status=error.status) from error
+
+    def _let_all_in(self) -> None:
+        if self._is_new:
+            self._is_new, self.slots.limit = False, self._most
 
     def _learn(self, error: LMError, sent_at: float, patience: Patience) -> None:
         """Draw the consequences of a failed attempt for all calls."""
@@ -241,8 +252,13 @@ class Endpoint:
 
 def one_line_of(error: LMError) -> str:
     """What a provider said and with which status, in some 200 characters on a line, without DSPy's advice."""
-    text = " ".join((error.message or str(error)).partition("\n\n")[0].split())[:200]
+    text = " ".join(defuse(_said(error) or str(error)).partition("\n\n")[0].split())[:200]
     return text if error.status is None or str(error.status) in text else f"{text} (HTTP {error.status})"
+
+
+def _said(error: LMError) -> str:
+    # Servers put objects where a message belongs.
+    return error.message if isinstance(error.message, str) else json.dumps(error.message, default=str)
 
 
 def _told(error: LMError) -> str:
@@ -257,7 +273,7 @@ def _asked_to_wait(error: LMError) -> float:
 def _is_transient(error: LMError) -> bool:
     # A gateway's page under status 200 has no class of its own.
     unreadable = type(error) is LMProviderError and (error.status or 200) < 400
-    return unreadable or is_retryable_lm_error(error)
+    return unreadable or is_retryable_lm_error(error) or error.status in _TRY_AGAIN
 
 
 def _is_about_the_request(error: LMError) -> bool:
@@ -274,10 +290,14 @@ def says_misconfigured(error: LMError) -> bool:
     if isinstance(error, EndpointPausedError):
         return error.because is not None and says_misconfigured(error.because)
     refused = isinstance(error, LMConfigurationError | LMAuthError | LMBillingError | LMUnsupportedModelError)
-    return refused or error.status in (401, 402, 403, 404)
+    return (
+        refused
+        or error.status in (401, 402, 403, 404)
+        or (error.status == 400 and bool(_MISTAKEN.search(_said(error))))
+    )
 
 
 def _says_too_long(error: LMInvalidRequestError) -> bool:
     # vLLM before 0.16 puts its message where DSPy's client does not look: of its refusals this is the one to expect.
     silent = error.status == 400 and not error.message
-    return silent or error.status == 413 or bool(_TOO_LONG.search(error.message))
+    return silent or error.status == 413 or bool(_TOO_LONG.search(_said(error)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from dataclasses import asdict
 from typing import Any, Protocol, Self
@@ -11,6 +12,7 @@ import dspy
 from dspy.clients.base_lm import BaseLM
 from dspy.clients.lm import _dump_engine, _load_engine  # how DSPy itself records an engine
 from dspy.lm15 import Request, Response
+from dspy.utils.exceptions import LMProviderError
 
 from personaagent.programs.lm._loop import background_loop
 from personaagent.programs.lm.endpoint import Endpoint, Patience
@@ -85,7 +87,8 @@ class _AtEndpoint:
         # The outer LM already reports this call to history, callbacks and usage trackers.
         with dspy.context(callbacks=[], disable_history=True, usage_tracker=None):
             response: Response = await self._inner.acall(request)
-            return response
+        _check_holds_an_answer(response, request)
+        return response
 
     def dump_state(self) -> dict[str, Any]:
         """For DSPy's saving: the LM that is wrapped, without API keys, and how long it is tried."""
@@ -118,6 +121,24 @@ class AsyncEndpointEngine(_AtEndpoint):
 
     async def complete(self, request: Request) -> Response:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._ask(request), background_loop()))
+
+
+def _check_holds_an_answer(response: Response, request: Request) -> None:
+    """See that an answer without text was meant as one: DSPy's client also takes `{}` and a redirect for an answer.
+
+    Raises:
+        LMProviderError: if the reply is not of the shape of an answer.
+    """
+    reply = response.provider_data
+    if not isinstance(reply, dict) or response.text or {"content", "output", "candidates"} & reply.keys():
+        return
+    choices = reply.get("choices")
+    messages = [choice.get("message") if isinstance(choice, dict) else None for choice in choices or ()]
+    if not isinstance(choices, list) or not all(isinstance(message, dict) for message in messages):
+        raise LMProviderError(
+            f"the reply holds no answer (a redirect or an error, perhaps): {json.dumps(reply)[:120]}",
+            model=request.model,
+        )
 
 
 def key_for_server(model: str, api_base: str | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 from dspy.lm15 import Response
 
 from personaagent.programs.errors import BudgetError, InputError
+from personaagent.programs.lm._loop import renew_after_fork
 from personaagent.programs.lm.endpoint import Endpoint
 from personaagent.programs.lm.slots import Slots
 
@@ -78,8 +79,13 @@ class Meter:
         if self.max_in_flight is not None and self.max_in_flight < 1:
             raise InputError(f"max_in_flight must be at least 1 but got {self.max_in_flight}")
         self.slots = Slots(self.max_in_flight or math.inf)
-        self._changed = threading.Condition()
         self._endpoints: dict[str, Endpoint] = {}
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Nothing is reserved."""
+        self._changed = threading.Condition()
         self._reserved = 0
 
     def endpoint(self, name: str) -> Endpoint:
@@ -89,9 +95,9 @@ class Meter:
                 self._endpoints[name] = Endpoint(name, self.max_in_flight)
             return self._endpoints[name]
 
-    def has_answered(self, model: str) -> bool:
-        """Whether an LM of this model string has answered in this run."""
-        return any(model in endpoint.answered for endpoint in list(self._endpoints.values()))
+    def has_answered(self, model: str, endpoint: str) -> bool:
+        """Whether the LM of this model string at this endpoint has answered in this run."""
+        return endpoint in self._endpoints and model in self._endpoints[endpoint].answered
 
     @contextmanager
     def admitted(self, worst_case: int) -> Iterator[bool]:

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 
+from personaagent.programs.lm._loop import renew_after_fork
+
 _Ticket = Future[None]
 
 
@@ -23,10 +25,15 @@ class Slots:
     """
 
     def __init__(self, limit: float = math.inf) -> None:
+        self._limit = limit
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Nobody is inside, and nobody waits."""
         self._lock = threading.Lock()
         self._waiting: deque[_Ticket] = deque()
         self._inside: set[_Ticket] = set()
-        self._limit = limit
 
     @property
     def limit(self) -> float:

@@ -198,6 +198,8 @@ TRIED_AGAIN = {
     "html-200": "HTTP 200, text/html.*is not JSON",
     "broken-json-200": "HTTP 200.*is not JSON",
     "error-200": "Upstream failed",
+    "object-200": "holds no answer",
+    "null-message-200": "holds no answer",
 }
 TRIED_ONCE = {
     "401-bad-key": "LMAuthError.*Incorrect API key",

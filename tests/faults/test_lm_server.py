@@ -138,6 +138,8 @@ STATUSES = {
     "html-200": (200, "^<html>"),
     "broken-json-200": (200, r'^\{"choices": \[\{"message": \{"con$'),
     "list-200": (200, r"^\[\]$"),
+    "object-200": (200, r"^\{\}$"),
+    "null-message-200": (200, r'^\{"choices": \[\{\}\]\}$'),
     "error-200": (200, r'^\{"error": '),
     "no-choices": (200, '"choices": \\[\\]'),
     "null-content": (200, '"content": null'),

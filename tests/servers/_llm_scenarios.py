@@ -406,6 +406,8 @@ SCENARIOS: dict[str, Scenario] = {
         _body(error("Upstream failed.", "server_error", 502)),
         transient=True,
     ),
+    "object-200": Scenario("200 with an empty object", _body({}), transient=True),
+    "null-message-200": Scenario("200 with a choice without a message", _body({"choices": [{}]}), transient=True),
     "no-choices": Scenario("200 with an empty list of choices", _no_choices),
     "null-content": Scenario("200 with a message of null", _content(None)),
     "empty-text": Scenario("200 with an empty message", _content("")),

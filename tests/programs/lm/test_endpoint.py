@@ -35,6 +35,7 @@ from personaagent.programs.lm.endpoint import (
     Endpoint,
     EndpointPausedError,
     Patience,
+    one_line_of,
     says_misconfigured,
 )
 from personaagent.programs.lm.meter import Meter
@@ -117,7 +118,13 @@ _NUMBERS = itertools.count()
 
 @pytest.mark.parametrize(
     "error",
-    [LMServerError("500"), LMTransportError("reset"), LMTimeoutError("408"), LMProviderError("not JSON", status=200)],
+    [
+        LMServerError("500"),
+        LMTransportError("reset"),
+        LMTimeoutError("408"),
+        LMProviderError("not JSON", status=200),
+        LMInvalidRequestError("early", status=425),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_a_transient_failure_is_asked_again_after_waits_that_double(error: LMError) -> None:
@@ -218,6 +225,21 @@ def test_a_prompt_that_is_too_long_is_told_as_such_whoever_says_so(message: str,
         assert len(world.sent) == 1
 
     world.run(main)
+
+
+@pytest.mark.parametrize("message", [{"detail": "broken"}, ["broken"], 3, None])
+def test_a_message_that_is_no_text_is_told_all_the_same(message: Any) -> None:
+    world = World(lambda n: LMInvalidRequestError(message, status=422))
+
+    async def main() -> None:
+        told = one_line_of(await world.fails())
+        assert "422" in told and (message in (3, None) or "broken" in told)
+
+    world.run(main)
+
+
+def test_a_message_cannot_write_to_the_terminal() -> None:
+    assert one_line_of(LMServerError("a\x1b[2Jb\nc", status=500)) == "a[2Jb c (HTTP 500)"
 
 
 @pytest.mark.parametrize(
@@ -474,9 +496,11 @@ def test_a_run_knows_which_models_have_answered() -> None:
 
     async def main() -> None:
         endpoint = world.meter.endpoint("there")
-        assert not world.meter.has_answered("openai/test")
+        assert not world.meter.has_answered("openai/test", "there")
         await endpoint.call(REQUEST, world.send, world.meter, Patience())
-        assert world.meter.has_answered("openai/test") and not world.meter.has_answered("openai/other")
+        assert world.meter.has_answered("openai/test", "there")
+        assert not world.meter.has_answered("openai/other", "there")
+        assert not world.meter.has_answered("openai/test", "elsewhere")
 
     world.run(main)
 
@@ -489,6 +513,8 @@ def test_a_run_knows_which_models_have_answered() -> None:
         (LMUnsupportedModelError("no such model"), True),
         (LMConfigurationError("no key"), True),
         (LMInvalidRequestError("Not Found", status=404), True),
+        (LMInvalidRequestError("API key not valid. Please pass a valid API key.", status=400), True),
+        (LMInvalidRequestError("Unsupported parameter: 'temperature'", status=400), True),
         (LMInvalidRequestError("bad temperature", status=400), False),
         (LMRateLimitError("429", status=429), False),
         (LMServerError("500", status=500), False),

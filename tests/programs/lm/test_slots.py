@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from personaagent.programs.lm.meter import Meter
 from personaagent.programs.lm.slots import Slots
 
 
@@ -99,5 +102,23 @@ def test_an_error_inside_gives_the_slot_back() -> None:
     with pytest.raises(ValueError), slots.slot():
         raise ValueError
     with slots.slot():
+        assert slots.held == 1
+    assert slots.held == 0
+
+
+def test_a_forked_process_has_all_slots_and_nothing_reserved() -> None:
+    """Who was inside is a thread that it does not have."""
+    slots, meter = Slots(1), Meter(max_calls=10)
+    with slots.slot(), meter.admitted(8) as admitted:
+        assert admitted
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.alarm(20)  # a wait for ever ends the process
+                with slots.slot():
+                    os._exit(0 if slots.held == 1 and meter._reserved == 0 else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert slots.held == 1
     assert slots.held == 0
