@@ -77,6 +77,7 @@ class EndpointPausedError(LMProviderError):
     default_code = "endpoint_paused"
     because: LMError | None = None
     """What opened the breaker, if it is known."""
+    endpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,7 @@ class Endpoint:
         why = f"; it failed last with {_told(self._last_failure)}" if self._last_failure else ""
         paused = EndpointPausedError(f"not sent: {self.name} is paused after failures{why}", model=request.model)
         paused.because = self._last_failure
+        paused.endpoint = self.name
         return paused
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Endpoint:
