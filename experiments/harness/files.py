@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -138,6 +138,24 @@ class WholeLines:
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
+
+
+def open_lines(path: Path, what: str, read: Callable[[WholeLines], None]) -> WholeLines:
+    """A file of whole lines, read by `read` as it is opened.
+
+    Raises:
+        StoreError: if it cannot be opened or read; `what` says of what. Whatever `read` raises closes the file.
+    """
+    try:
+        file = WholeLines(path)
+        try:
+            read(file)
+        except BaseException:
+            file.close()
+            raise
+    except OSError as error:
+        raise StoreError(f"{path}: {what} cannot be opened: {refused(error)}") from error
+    return file
 
 
 def _end_of_last_line(file: int) -> int:

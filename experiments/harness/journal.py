@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from personaagent.experiments.harness.files import WholeLines, refused
+from personaagent.experiments.harness.files import WholeLines, open_lines
 from personaagent.experiments.harness.secrets import without_secrets
-from personaagent.programs.errors import InputError, StoreError
+from personaagent.programs.errors import InputError
 from personaagent.programs.lm.meter import Usage
 
 Kind = Literal["profile", "step", "answer"]
@@ -71,15 +71,7 @@ class Journal:
         self._lock = threading.Lock()
         self._units: dict[str, Unit] = {}
         self._runs: dict[int, dict[str, float]] = {}
-        try:
-            self._file = WholeLines(path)
-            try:
-                self._read()
-            except BaseException:
-                self._file.close()
-                raise
-        except OSError as error:
-            raise StoreError(f"{path}: the journal cannot be opened: {refused(error)}") from error
+        self._file = open_lines(path, "the journal", self._read)
 
     def get(self, key: str) -> Unit | None:
         """The newest unit of this key, or None."""
@@ -119,8 +111,8 @@ class Journal:
     def __len__(self) -> int:
         return len(self._units)
 
-    def _read(self) -> None:
-        for number, line in self._file.lines():
+    def _read(self, file: WholeLines) -> None:
+        for number, line in file.lines():
             try:
                 entry = json.loads(line)
                 unit = _unit(entry)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from personaagent.experiments.harness.files import WholeLines, refused
+from personaagent.experiments.harness.files import WholeLines, open_lines
 from personaagent.experiments.harness.secrets import masked
 from personaagent.programs.errors import InputError, StoreError
 from personaagent.programs.tools.wikipedia import Answers
@@ -31,15 +31,7 @@ class Pages:
         self._lock = threading.Lock()
         self._closed = False
         self._texts: dict[tuple[str, str], str] = {}
-        try:
-            self._file = WholeLines(path)
-            try:
-                self._read()
-            except BaseException:
-                self._file.close()
-                raise
-        except OSError as error:
-            raise StoreError(f"{path}: Wikipedia's answers cannot be opened: {refused(error)}") from error
+        self._file = open_lines(path, "Wikipedia's answers", self._read)
 
     def of(self, address: str) -> Answers:
         """The answers of one MediaWiki; a user and password in its address are not written."""
@@ -51,8 +43,8 @@ class Pages:
             self._closed = True
             self._file.close()
 
-    def _read(self) -> None:
-        for number, line in self._file.lines():
+    def _read(self, file: WholeLines) -> None:
+        for number, line in file.lines():
             try:
                 entry = json.loads(line)
                 address, topic, text = entry["address"], entry["topic"], entry["text"]

@@ -63,12 +63,10 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 
-
-Send = Callable[[Request], Awaitable[Response]]
-
-
 _TRY_AGAIN = (409, 425, 499)  # conflict, too early, closed by a proxy: DSPy takes them for the request's fault
 _MISTAKEN = re.compile(r"api[ _-]?key|unsupported (parameter|value)", re.IGNORECASE)
+
+Send = Callable[[Request], Awaitable[Response]]
 
 
 class EndpointPausedError(LMProviderError):
@@ -77,7 +75,6 @@ class EndpointPausedError(LMProviderError):
     default_code = "endpoint_paused"
     because: LMError | None = None
     """What opened the breaker, if it is known."""
-    endpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,9 +131,18 @@ class Endpoint:
         """Send a request until it is answered or has failed for good.
 
         Raises:
-            LMError: of DSPy: what the last attempt failed with, or `EndpointPausedError`.
+            LMError: of DSPy: what the last attempt failed with, or `EndpointPausedError`. Its `endpoint` is the
+                name of this one.
             BudgetError: if the meter's cap does not allow the next attempt.
         """
+        try:
+            return await self._call(request, send, meter, patience)
+        except LMError as error:
+            error.model = request.model  # some clients name it without the provider
+            error.endpoint = self.name
+            raise
+
+    async def _call(self, request: Request, send: Send, meter: Meter, patience: Patience) -> Response:
         ticket = self._breaker.admit()
         if ticket is None:
             raise self._paused(request)
@@ -146,8 +152,6 @@ class Endpoint:
             usable = True
             return response
         except LMError as error:
-            error.model = request.model  # some clients name it without the provider
-            error.endpoint = self.name
             usable = _is_about_the_request(error)
             if not usable and not isinstance(error, EndpointPausedError):
                 self._last_failure = error
@@ -245,7 +249,6 @@ class Endpoint:
         why = f"; it failed last with {_told(self._last_failure)}" if self._last_failure else ""
         paused = EndpointPausedError(f"not sent: {self.name} is paused after failures{why}", model=request.model)
         paused.because = self._last_failure
-        paused.endpoint = self.name
         return paused
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Endpoint:

@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import json
 import os
 import resource
-import runpy
 import signal
 import sqlite3
 import subprocess
@@ -38,15 +36,9 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
+sys.path.append(str(TESTS))  # this is run as a script
 
-
-def load_shared() -> Any:
-    spec = importlib.util.spec_from_file_location("shared", TESTS / "conftest.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from forked_script import load_shared, run_script  # noqa: E402
 
 shared = load_shared()
 
@@ -185,20 +177,7 @@ def child(run: dict[str, Any], out: int, err: int) -> None:
     os.dup2(err, 2)
     os.environ.pop("OPENAI_API_KEY", None)
     prepare(run)
-    sys.argv = ["scale.py", *run["argv"]]
-    try:
-        runpy.run_path(str(TESTS.parent / "experiments" / "scale.py"), run_name="__main__")
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        code = 99
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    run_script(run["argv"])
 
 
 def answered(run: dict[str, Any]) -> dict[str, Any]:
