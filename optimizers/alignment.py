@@ -22,6 +22,7 @@ from personaagent.optimizers.signatures import Update, gradient_signature
 from personaagent.programs.adapter import careful
 from personaagent.programs.agent import PersonaAgent
 from personaagent.programs.errors import InputError
+from personaagent.programs.handles import check_count
 from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
 from personaagent.programs.lm.meter import metering
 from personaagent.programs.memory.semantic import SemanticMemory
@@ -129,11 +130,10 @@ class PersonaAlignment(Teleprompter):
         update_instruction: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (("batch_size", batch_size, 0), ("iterations", iterations, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be an integer from {least}, but got {value!r}")
-        if num_threads is not None and (not isinstance(num_threads, int) or num_threads < 1):
-            raise InputError(f"num_threads must be an integer from 1, but got {num_threads!r}")
+        check_count("batch_size", batch_size, 0)
+        check_count("iterations", iterations, 0)
+        if num_threads is not None:
+            check_count("num_threads", num_threads, 1)
         if profile_before_batch and semantic_memory is None:
             raise InputError("profile_before_batch=True needs semantic_memory=SemanticMemory(...)")
         self.batch_size = batch_size
@@ -158,7 +158,8 @@ class PersonaAlignment(Teleprompter):
         """Align.
 
         Args:
-            student: a handle made by `agent.for_user`. It is not changed.
+            student: a handle made by `agent.for_user`. It is not changed. A memory that is cut by `since` is cut in
+                every rollout.
             trainset: the user's interactions as examples, in any order (`Interaction.to_example`). One
                 without a timestamp and an ordinal counts as later than all of memory, in list order.
             teacher, valset: not used; a DSPy optimizer takes them.
@@ -282,11 +283,12 @@ class PersonaAlignment(Teleprompter):
 
     def _persona_before(self, student: PersonaAgent, batch: Sequence[_BatchItem]) -> Persona:
         """An initial persona whose profile has read nothing of the batch, nor what came after its first."""
-        assert self.semantic_memory is not None and student.memory is not None and student.user_id is not None
-        history = student.memory.interactions(student.user_id)
+        assert self.semantic_memory is not None
         first = batch[0].before
         own = {item.interaction_id for item in batch}
-        earlier = [i for i in history if i.id not in own and (first is None or i.position < _position(first))]
+        earlier = [
+            i for i in student.interactions() if i.id not in own and (first is None or i.position < _position(first))
+        ]
         return student.initial_persona(self.semantic_memory(interactions=earlier).profile)
 
     def _latest(self, student: PersonaAgent, trainset: Sequence[dspy.Example]) -> list[_BatchItem]:

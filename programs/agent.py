@@ -14,9 +14,10 @@ import dspy
 from personaagent.programs.adapter import CarefulChatAdapter, careful
 from personaagent.programs.episode import Episode, adrive, drive
 from personaagent.programs.errors import InputError, PersonaAgentError
+from personaagent.programs.handles import Origin, check_count, own
 from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
 from personaagent.programs.lm.meter import metering
-from personaagent.programs.memory.episodic import EpisodicMemory
+from personaagent.programs.memory.episodic import EpisodicMemory, visible_rows
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import PERSONA_TEMPLATE, Persona, initial_persona
 from personaagent.programs.quoting import persona_block
@@ -38,7 +39,7 @@ _EXTRA_FIELDS = (
 
 
 class PersonaAgent(dspy.ReAct):
-    """A ReAct agent whose system message holds its user's persona in every call.
+    """A ReAct agent whose system message holds its user's persona in every call; without tools one ChainOfThought.
 
     One agent serves many users: `agent.for_user(user_id)` is a cheap, isolated handle, and the handle is
     what answers. Both are ordinary DSPy modules.
@@ -76,8 +77,8 @@ class PersonaAgent(dspy.ReAct):
         recall_description: str = RECALL_DESCRIPTION,
     ) -> None:
         signature = dspy.Signature(signature) if isinstance(signature, str) else signature
-        _check_count("memories", memories, 0)
-        _check_count("max_iters", max_iters, 1)
+        check_count("memories", memories, 0)
+        check_count("max_iters", max_iters, 1)
         self.query_field = _field(query, signature.input_fields, "query")
         self.response_field = _field(response, signature.output_fields, "response")
         taken = [name for name in signature.fields if name in _EXTRA_FIELDS]
@@ -94,8 +95,9 @@ class PersonaAgent(dspy.ReAct):
         self.user_id: str | None = None
         self.persona: Persona | None = None
         self._before: Interaction | Position | None = None
+        self._since: Interaction | Position | None = None
         self._view: EpisodicMemory | None = None
-        self._origin: _Origin | None = None
+        self._origin: Origin | None = None
         self._spliced = _SplicedSignatures()
 
     # -- handles ----------------------------------------------------------------------------------
@@ -114,12 +116,12 @@ class PersonaAgent(dspy.ReAct):
             raise InputError(f"user_id must be text and not empty, but got {user_id!r}")
         if self._origin is not None:
             # From the shared agent, not from another user's handle: its demonstrations and its past are that user's.
-            return self._origin.agent.for_user(user_id, persona=persona, profile=profile)
+            return self._origin.module.for_user(user_id, persona=persona, profile=profile)
         if persona is None and profile is None and self.memory is not None:
             persona = self.memory.persona(user_id)
             profile = None if persona else self.memory.profile(user_id)
         handle = self._handle()
-        handle._origin = _Origin(self)
+        handle._origin = Origin(self)
         handle.user_id = user_id
         handle.persona = copy.copy(persona) if persona else self.initial_persona(profile)
         return handle
@@ -136,11 +138,31 @@ class PersonaAgent(dspy.ReAct):
 
     def as_of(self, before: Interaction | Position | None) -> Self:
         """This handle with a memory that holds only what came before: `recall` sees nothing at or after it."""
-        if before is not None and not isinstance(before, Interaction | Position):
-            raise InputError(f"before must be an Interaction, a Position or None, but got {before!r}")
+        _check_place("before", before)
         handle = self._handle()
         handle._before = before
         return handle
+
+    def since(self, oldest: Interaction | Position | None) -> Self:
+        """This handle with a memory that holds nothing older than `oldest`, which itself it holds.
+
+        The bound stays with every handle that is made of this one, `as_of` and an alignment's included; None takes
+        it away. Persona and profile stay as they are: they should have been learnt of the same part of the history.
+        """
+        _check_place("oldest", oldest)
+        handle = self._handle()
+        handle._since = oldest
+        return handle
+
+    def interactions(self) -> list[Interaction]:
+        """This user's interactions that this handle's memory holds, from `since` to `as_of`; oldest first.
+
+        Raises:
+            PersonaAgentError: if the agent has no memory, or serves no user.
+        """
+        history = self._memory().interactions(self._user())
+        rows = visible_rows(history, self._before, self._since)
+        return history[rows.start : rows.stop]
 
     @property
     def tool_names(self) -> tuple[str, ...]:
@@ -168,12 +190,11 @@ class PersonaAgent(dspy.ReAct):
         Returns:
             The interaction as stored; it is durable when this returns.
         """
-        if self.memory is None:
-            raise PersonaAgentError("this agent has no memory: make it with memory=MemoryStore(...)")
+        memory = self._memory()
         stamp = "" if timestamp is None else normalise_timestamp(timestamp)
         new = Interaction(self._user(), id or uuid4().hex, query, response, stamp, text=text)
         # The store fills the time in for what is new: a retry with the same id is not another interaction.
-        return self.memory.add([new], now=datetime.now(UTC) if timestamp is None else None)[0]
+        return memory.add([new], now=datetime.now(UTC) if timestamp is None else None)[0]
 
     # -- answering --------------------------------------------------------------------------------
 
@@ -201,9 +222,15 @@ class PersonaAgent(dspy.ReAct):
             prediction = await adrive(episode.run())
         return episode.finished(prediction, usage.usage_data, metered)
 
-    def spliced(self, predictor: dspy.Predict) -> type[dspy.Signature]:
-        """The predictor's signature with the persona in front: made per handle, so no shared module changes."""
-        return self._spliced.get(predictor.signature, self.persona)
+    def spliced(self, predictor: dspy.Predict, trajectory: bool = True) -> type[dspy.Signature]:
+        """The predictor's signature with the persona in front: made per handle, so no shared module changes.
+
+        Args:
+            predictor: one of this agent's own.
+            trajectory: False takes the field `trajectory` out. The predictor keeps it: saved programs of agents
+                with tools and without have the same fields.
+        """
+        return self._spliced.get(predictor.signature, self.persona, trajectory)
 
     def _format_trajectory(self, trajectory: dict[str, Any]) -> str:
         # ReAct builds a pydantic class per step for this, which is half of an episode's time. Same text.
@@ -236,10 +263,7 @@ class PersonaAgent(dspy.ReAct):
         # Shallow, down to the predictors: `load` writes into these, and must reach one user only.
         handle = copy.copy(self)
         handle.history, handle.callbacks = [], list(self.callbacks)
-        handle.react = _own(self.react)
-        handle.extract = copy.copy(self.extract)
-        handle.extract.history = []
-        handle.extract.predict = _own(self.extract.predict)
+        handle.react, handle.extract = own(self.react), own(self.extract)
         if self.persona is not None:
             handle.persona = copy.copy(self.persona)
         handle._spliced = _SplicedSignatures()
@@ -250,7 +274,12 @@ class PersonaAgent(dspy.ReAct):
         if self._view is None and self.memory is not None and self.memories > 0:
             # Kept with the handle: the store holds it weakly, and would read the history anew for each question.
             self._view = self.memory.episodic(user_id)
-        return RecallSession(self._view, self.memories, self._before)
+        return RecallSession(self._view, self.memories, self._before, self._since)
+
+    def _memory(self) -> MemoryStore:
+        if self.memory is None:
+            raise PersonaAgentError("this agent has no memory: make it with memory=MemoryStore(...)")
+        return self.memory
 
     def _user(self) -> str:
         if self.user_id is None:
@@ -278,20 +307,10 @@ class _ProtocolPredict(dspy.Predict):
     def load_state(self, state: dict[str, Any], **options: Any) -> _ProtocolPredict:
         state = dict(state)
         saved_tools = tuple(state.pop("tool_list", ()))
-        own = self.signature
+        unchanged = self.signature
         super().load_state(state, **options)
         if saved_tools != self.tool_list:
-            self.signature = own
-        return self
-
-
-class _Origin:
-    """The shared agent that a handle was made from, wrapped so that DSPy does not take it for a part of the handle."""
-
-    def __init__(self, agent: PersonaAgent) -> None:
-        self.agent: Any = agent
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Origin:
+            self.signature = unchanged
         return self
 
 
@@ -299,16 +318,19 @@ class _SplicedSignatures:
     """A handle's signatures with its persona, made when first needed; dropped with the handle."""
 
     def __init__(self) -> None:
-        self._made: dict[int, tuple[Any, Persona, Any]] = {}
+        self._made: dict[tuple[int, bool], tuple[Any, str | None, Any]] = {}
 
-    def get(self, signature: type[dspy.Signature], persona: Persona | None) -> type[dspy.Signature]:
-        if persona is None:
+    def get(self, signature: type[dspy.Signature], persona: Persona | None, trajectory: bool) -> type[dspy.Signature]:
+        text = persona.text if persona else None
+        if text is None and trajectory:
             return signature
-        made = self._made.get(id(signature))
-        if made is None or made[0] is not signature or made[1].text != persona.text:
-            instructions = f"{persona_block(persona.text)}\n\n{signature.instructions}"
+        made = self._made.get((id(signature), trajectory))
+        if made is None or made[0] is not signature or made[1] != text:
+            fields = {name: field for name, field in signature.fields.items() if trajectory or name != "trajectory"}
+            persona_first = "" if text is None else f"{persona_block(text)}\n\n"
+            spliced = dspy.Signature(fields, persona_first + signature.instructions)
             # The entry holds the signature, so that its id stays its own.
-            made = self._made[id(signature)] = (signature, persona, signature.with_instructions(instructions))
+            made = self._made[id(signature), trajectory] = (signature, text, spliced)
         return made[2]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _SplicedSignatures:
@@ -316,12 +338,6 @@ class _SplicedSignatures:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_made": {}}
-
-
-def _own(predictor: Any) -> Any:
-    own = copy.copy(predictor)
-    own.demos, own.traces, own.train, own.history = list(predictor.demos), [], [], []
-    return own
 
 
 def _field(given: str | None, fields: dict[str, Any], what: str) -> str:
@@ -332,6 +348,6 @@ def _field(given: str | None, fields: dict[str, Any], what: str) -> str:
     return given or next(iter(fields))
 
 
-def _check_count(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} must be an integer from {least}, but got {value!r}")
+def _check_place(name: str, place: object) -> None:
+    if place is not None and not isinstance(place, Interaction | Position):
+        raise InputError(f"{name} must be an Interaction, a Position or None, but got {place!r}")

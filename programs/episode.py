@@ -155,12 +155,15 @@ class Episode:
 
     def _predict(self, module: Any, inputs: dict[str, Any], trajectory: dict[str, Any]) -> _Steps:
         predictor = module if isinstance(module, dspy.Predict) else module.predict
-        options = {"signature": self.agent.spliced(predictor), "demos": defused_demos(predictor)}
+        demos = defused_demos(predictor)
         while True:
             self.predictor_calls += 1
             text = self.agent._format_trajectory(trajectory)
+            # Without tools there are no steps to show, only that an answer could not be read.
+            shown = {"trajectory": text} if text or self.agent.tool_names else {}
+            options = {"signature": self.agent.spliced(predictor, bool(shown)), "demos": demos}
             try:
-                return (yield _PredictCall(module, {**inputs, "trajectory": text, **options}))
+                return (yield _PredictCall(module, {**inputs, **shown, **options}))
             except ContextWindowExceededError:
                 if not self.shortenings_left or not _shorten_observations(trajectory):
                     raise

@@ -14,6 +14,7 @@ from personaagent.programs.baselines._answerer import Answerer
 from personaagent.programs.baselines.protocol import Calls, Learnt
 from personaagent.programs.episode import max_predictions
 from personaagent.programs.errors import InputError, PersonaAgentError
+from personaagent.programs.handles import Origin, check_count, own
 from personaagent.programs.interaction import Interaction, Position
 from personaagent.programs.memory.episodic import EpisodicMemory, Recalled
 from personaagent.programs.memory.semantic import MAX_HALVINGS, SemanticMemory
@@ -69,8 +70,9 @@ class Program(dspy.Module):
         self.user_id: str | None = None
         self._learnt: Learnt = {}
         self._before: Interaction | Position | None = None
+        self._since: Interaction | Position | None = None
         self._view: EpisodicMemory | None = None
-        self._shared: _Shared | None = None
+        self._origin: Origin | None = None
 
     # -- learning -----------------------------------------------------------------------------------
 
@@ -92,11 +94,11 @@ class Program(dspy.Module):
 
     def for_user(self, user_id: str, *, learnt: Learnt | None = None) -> Self:
         """See `Baseline.for_user`. A method with a profile takes by default the newest in the memory store."""
-        if self._shared is not None:
+        if self._origin is not None:
             # From the shared program: what was learnt, or loaded, for one user goes to no other.
-            return self._shared.program.for_user(user_id, learnt=learnt)
+            return self._origin.module.for_user(user_id, learnt=learnt)
         handle = self._handle()
-        handle._shared = _Shared(self)
+        handle._origin = Origin(self)
         handle.answer = self.answer.for_user(user_id)
         handle.user_id = user_id
         handle._learnt = self._understood(user_id, learnt)
@@ -107,6 +109,13 @@ class Program(dspy.Module):
         handle = self._handle()
         handle.answer = self.answer.as_of(before)
         handle._before = before
+        return handle
+
+    def since(self, oldest: Interaction | Position | None) -> Self:
+        """See `Handle.since`. What was learnt stays as it is: it must have been learnt of nothing older."""
+        handle = self._handle()
+        handle.answer = self.answer.since(oldest)
+        handle._since = oldest
         return handle
 
     def _understood(self, user_id: str, learnt: Learnt | None) -> Learnt:
@@ -126,7 +135,7 @@ class Program(dspy.Module):
         handle.history, handle.callbacks = [], list(self.callbacks)
         for name, part in vars(self).items():
             if isinstance(part, dspy.Module) and part is not self.answer:
-                setattr(handle, name, _own(part))
+                setattr(handle, name, own(part))
         return handle
 
     # -- answering ----------------------------------------------------------------------------------
@@ -158,7 +167,7 @@ class Program(dspy.Module):
     def _similar(self, inputs: dict[str, Any], count: int) -> list[Recalled]:
         """The interactions that `recall` would find for this question."""
         view, text = self._memory_view(), self._search_text(inputs)
-        return view.recall(text, count, self._before) if text.strip() else []
+        return view.recall(text, count, self._before, self._since) if text.strip() else []
 
     def _search_text(self, inputs: dict[str, Any]) -> str:
         question = str(inputs.get(self.answer.query_field, ""))
@@ -183,28 +192,6 @@ class Program(dspy.Module):
         return prediction
 
 
-class _Shared:
-    """The program that a handle was made from, wrapped so that DSPy does not take it for a part of the handle."""
-
-    def __init__(self, program: Program) -> None:
-        self.program: Any = program
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
-        return self
-
-
-def _own(module: dspy.Module) -> dspy.Module:
-    """The module with predictors of its own."""
-    own = copy.copy(module)
-    own.history, own.callbacks = [], list(module.callbacks)
-    if isinstance(own, dspy.Predict):
-        own.demos, own.traces, own.train = list(own.demos), [], []
-    for name, part in list(vars(own).items()):
-        if isinstance(part, dspy.Module):
-            setattr(own, name, _own(part))
-    return own
-
-
 def summary_calls(summaries: int) -> Calls:
     """Of so many summaries by `SemanticMemory`."""
     return Calls(summaries, summaries * (1 + MAX_HALVINGS))
@@ -219,13 +206,3 @@ def check_history(user_id: str, history: Sequence[Interaction]) -> None:
     for interaction in history:
         if interaction.user_id != user_id:
             raise InputError(f"the history of {user_id!r} holds an interaction of {interaction.user_id!r}")
-
-
-def check_count(name: str, value: int, least: int) -> None:
-    """See that a setting is a whole number.
-
-    Raises:
-        InputError: with the rule and the value.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} must be an integer from {least}, but got {value!r}")

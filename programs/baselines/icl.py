@@ -9,9 +9,10 @@ from typing import Any
 import dspy
 
 from personaagent.programs.baselines._answerer import Answerer, extended
-from personaagent.programs.baselines._program import Context, Program, check_count, check_history
+from personaagent.programs.baselines._program import Context, Program, check_history
 from personaagent.programs.baselines.protocol import Calls, Learnt
 from personaagent.programs.errors import InputError
+from personaagent.programs.handles import check_count
 from personaagent.programs.interaction import Interaction
 from personaagent.programs.quoting import record_line
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from personaagent.programs.baselines._answerer import Answerer, extended
 from personaagent.programs.baselines._notes import Note, NoteTaker
-from personaagent.programs.baselines._program import Context, Program, check_count, check_history, summary_calls
+from personaagent.programs.baselines._program import Context, Program, check_history, summary_calls
 from personaagent.programs.baselines.forgetting import CLOCKS, CURVES, ITEMS_PER_DAY, Clock, Curve, remembered
 from personaagent.programs.baselines.protocol import Calls, Learnt
 from personaagent.programs.errors import InputError
+from personaagent.programs.handles import check_count
 from personaagent.programs.interaction import Interaction, Position
 from personaagent.programs.memory.encoder import Vector, checked_vector
 from personaagent.programs.memory.store import MemoryStore
@@ -112,8 +113,8 @@ class MemoryBank(Program):
 
         Returns:
             `remembered` (strength by id), `dates` (list of {date, summary, personality}, oldest first), `summary`,
-            `personality` (texts, empty without notes), `until` (timestamp and ordinal of the newest interaction, or
-            None) and `faults` (notes that could not be read as asked).
+            `personality` (texts, empty without notes), `since` and `until` (timestamp and ordinal of the oldest and
+            the newest interaction, or None) and `faults` (notes that could not be read as asked).
         """
         plan = self._plan(user_id, history)
         dated = [self.notes.write(request) for request in self.notes.of_dates(plan.dates)]
@@ -144,8 +145,9 @@ class MemoryBank(Program):
             items_per_day=self.items_per_day,
             seed=self.seed,
         )
-        until = max((interaction.position for interaction in history), default=None)
-        return _Plan(_by_date(history, self.dates), kept, until)
+        positions = [interaction.position for interaction in history]
+        since, until = min(positions, default=None), max(positions, default=None)
+        return _Plan(_by_date(history, self.dates), kept, since, until)
 
     def _vectors(self, user_id: str, history: Sequence[Interaction]) -> Any:
         """Of the texts; the store's, where it has them."""
@@ -169,10 +171,21 @@ class MemoryBank(Program):
             InputError: if what was learnt has read anything at or after `before`, of which its notes would tell.
         """
         handle = super().as_of(before)
-        until = self._learnt.get("until")
-        place = before.position if isinstance(before, Interaction) else before
+        until, place = self._learnt.get("until"), _place(before)
         if until is not None and place is not None and place <= Position(*until):
             raise InputError(f"what was learnt has read up to {tuple(until)}: learn from what came before {place}")
+        return handle
+
+    def since(self, oldest: Interaction | Position | None) -> Self:
+        """See `Handle.since`.
+
+        Raises:
+            InputError: if what was learnt has read anything older than `oldest`, of which its notes would tell.
+        """
+        handle = super().since(oldest)
+        since, place = self._learnt.get("since"), _place(oldest)
+        if since is not None and place is not None and place > Position(*since):
+            raise InputError(f"what was learnt has read from {tuple(since)}: learn from {place} on")
         return handle
 
     def _understood(self, user_id: str, learnt: Learnt | None) -> Learnt:
@@ -218,6 +231,7 @@ class _Plan(NamedTuple):
 
     dates: list[tuple[str, list[Interaction]]]
     remembered: dict[str, int]
+    since: Position | None
     until: Position | None
 
     def state(self, dated: Sequence[Note], overall: Sequence[Note]) -> Learnt:
@@ -229,6 +243,7 @@ class _Plan(NamedTuple):
             "dates": [{"date": d, "summary": s.text, "personality": p.text} for (d, _), s, p in pairs],
             "summary": summary.text,
             "personality": personality.text,
+            "since": list(self.since) if self.since else None,
             "until": list(self.until) if self.until else None,
             "faults": [note.fault for note in (*dated, *overall) if note.fault],
         }
@@ -243,6 +258,10 @@ class _Piece(NamedTuple):
     line: str
     id: str | None
     """Of the interaction; None for a summary."""
+
+
+def _place(place: Interaction | Position | None) -> Position | None:
+    return place.position if isinstance(place, Interaction) else place
 
 
 def _date(interaction: Interaction) -> str:

@@ -38,6 +38,12 @@ class Handle(Protocol):
     def as_of(self, before: Interaction | Position | None) -> Self:
         """This handle with a memory that holds only what came before."""
 
+    def since(self, oldest: Interaction | Position | None) -> Self:
+        """This handle with a memory that holds nothing older than `oldest`, which itself it holds.
+
+        The bound stays with every handle that is made of this one; None takes it away.
+        """
+
     def __call__(self, **inputs: Any) -> dspy.Prediction:
         """Answer. Inputs are the signature's, and optionally `max_iters` for this call.
 

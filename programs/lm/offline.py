@@ -49,6 +49,7 @@ _LINE_WEIGHT = 0.15
 _SHARPNESS = 2.0
 """Exponent of the similarity: above 1, one close record outweighs several distant ones."""
 _SEARCH_CHARS = 600
+_SUMMARY_LINES, _SUMMARY_LINE_CHARS = 3, 200
 
 
 class Evidence(NamedTuple):
@@ -473,13 +474,18 @@ def _update(prompt: Prompt) -> dict[str, Any]:
 
 
 def _summary(prompt: Prompt) -> dict[str, Any]:
-    """Input: history. The most frequent answers; for free texts, where every answer differs, the newest."""
-    answers = [a for line in prompt.question.splitlines() if (a := _recorded_answer(line)) is not None]
+    """Input: history. The most frequent answers; for free texts, where every answer differs, the newest; of what
+    records no answers, the last lines."""
+    given = [line.strip() for line in prompt.question.splitlines() if line.strip()]
+    answers = [answer for line in given if (answer := _recorded_answer(line)) is not None]
     counted = Counter(answers).most_common(3)
     if counted and counted[0][1] > 1:
         lines = [f"Answers {json.dumps(a, ensure_ascii=False)} in {n} of {len(answers)} cases." for a, n in counted]
-    else:
+    elif answers:
         lines = [f"Has answered {quoted(answer)}." for answer in answers[-3:]]
+    else:
+        last = list(dict.fromkeys(reversed(given)))[:_SUMMARY_LINES]
+        lines = [shorten(line, _SUMMARY_LINE_CHARS) for line in reversed(last)]
     return {"profile": "\n".join(lines) or "No answers are known."}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faiss
@@ -42,7 +42,13 @@ class EpisodicMemory:
         self._index: Any = None
         self._revision: tuple[int, int] | None = None
 
-    def recall(self, query: str, k: int, before: Interaction | Position | None = None) -> list[Recalled]:
+    def recall(
+        self,
+        query: str,
+        k: int,
+        before: Interaction | Position | None = None,
+        since: Interaction | Position | None = None,
+    ) -> list[Recalled]:
         """The k interactions whose text is most similar to the query, best first; ties newest first.
 
         Args:
@@ -50,6 +56,8 @@ class EpisodicMemory:
             k: from 0; fewer are returned if there are fewer.
             before: hides this interaction (or all from this position) and everything after it, in the
                 user's total order by (timestamp, ordinal). Timestamps alone would not do: most tie.
+            since: hides everything before this interaction (or position) in the same order, but not itself;
+                one at or after `before` leaves nothing.
 
         Raises:
             InputError: if k is negative.
@@ -61,8 +69,8 @@ class EpisodicMemory:
         with self._lock:
             self._refresh()
             interactions, index = self._interactions, self._index
-        visible = _visible(interactions, before)
-        if visible == 0:
+        visible = visible_rows(interactions, before, since)
+        if not visible:
             return []
         encoder = self._store.encoder
         vector = checked_vector(encoder.encode(query), encoder.dimension, encoder.name)
@@ -73,20 +81,22 @@ class EpisodicMemory:
         with self._lock:
             self._interactions, self._index, self._revision = [], None, None
 
-    def _ranked(self, interactions: list[Interaction], index: Any, vector: Any, visible: int, k: int) -> list[Recalled]:
+    def _ranked(
+        self, interactions: list[Interaction], index: Any, vector: Any, visible: range, k: int
+    ) -> list[Recalled]:
         # FAISS returns equal scores in an order of its own, so more than k are fetched, until the last
         # one is clearly worse than the k-th, and sorted here.
-        fetch = min(visible, k + _OVERFETCH)
+        fetch = min(len(visible), k + _OVERFETCH)
         while True:
-            parameters: Any = faiss.SearchParameters(sel=faiss.IDSelectorRange(0, visible))
+            parameters: Any = faiss.SearchParameters(sel=faiss.IDSelectorRange(visible.start, visible.stop))
             scores, rows = index.search(vector[np.newaxis, :], fetch, params=parameters)
             found = sorted(
                 ((round(float(s), _SCORE_DECIMALS), int(r)) for s, r in zip(scores[0], rows[0], strict=True) if r >= 0),
                 reverse=True,
             )
-            if fetch == visible or found[-1][0] < found[min(k, len(found)) - 1][0]:
+            if fetch == len(visible) or found[-1][0] < found[min(k, len(found)) - 1][0]:
                 break
-            fetch = min(visible, 2 * fetch)
+            fetch = min(len(visible), 2 * fetch)
         return [Recalled(interactions[row], score) for score, row in found[:k]]
 
     def _refresh(self) -> None:
@@ -108,12 +118,28 @@ class EpisodicMemory:
         return self._store.episodic, (self.user_id,)
 
 
-def _visible(interactions: list[Interaction], before: Interaction | Position | None) -> int:
-    """How many interactions, from the oldest, come before `before`."""
-    if before is None:
-        return len(interactions)
-    position = before.position if isinstance(before, Interaction) else before
-    own_id = before.id if isinstance(before, Interaction) else None
+def visible_rows(
+    interactions: Sequence[Interaction],
+    before: Interaction | Position | None = None,
+    since: Interaction | Position | None = None,
+) -> range:
+    """Which of a history, given oldest first, lie between two places: from `since`, without `before`.
+
+    None is no bound. An interaction is found by its position and by its id, whichever comes first: a caller may
+    hold it under a later position than the one that is stored.
+
+    Raises:
+        InputError: if a bound is an interaction without an ordinal.
+    """
+    stop = len(interactions) if before is None else _row(interactions, before)
+    start = 0 if since is None else _row(interactions, since)
+    return range(min(start, stop), stop)
+
+
+def _row(interactions: Sequence[Interaction], place: Interaction | Position) -> int:
+    """The first row at or after a place; the number of rows if there is none."""
+    position = place.position if isinstance(place, Interaction) else place
+    own_id = place.id if isinstance(place, Interaction) else None
     for row, interaction in enumerate(interactions):
         if interaction.position >= position or interaction.id == own_id:
             return row

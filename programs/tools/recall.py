@@ -28,6 +28,7 @@ class RecallSession:
     memory: EpisodicMemory | None
     k: int
     before: Interaction | Position | None = None
+    since: Interaction | Position | None = None
     recalled: list[Interaction] = field(default_factory=list)
     """In the order returned, without repetition."""
 
@@ -55,7 +56,7 @@ def recall(query: str) -> str:
     text = defuse(str(query))  # an encoder refuses half of a surrogate pair
     if not text.strip():
         return "The search text is empty. Give words from the question."
-    found = session.memory.recall(text, session.k, session.before)
+    found = session.memory.recall(text, session.k, session.before, session.since)
     if not found:
         return "This user has no past interactions."
     known = {i.id for i in session.recalled}

@@ -280,7 +280,7 @@ def test_texts_within_inputs_of_other_types_are_defused(encoder: Any) -> None:
 
 
 class Reading:
-    """Passes on to a writer only to be answered: the fields are query, notes and trajectory."""
+    """Passes on to a writer only to be answered: the fields are query and notes."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -293,7 +293,7 @@ class Reading:
     def _check(request: Request, system: str, role: str, kind: str) -> None:
         [message] = request.messages
         assert len(message.parts) == 1, message.parts
-        assert headers(message.text or "") == ["query", "notes", "trajectory"], message.text
+        assert headers(message.text or "") == ["query", "notes"], message.text
         assert not _CONTROL.search(message.text or "")
 
 

@@ -292,6 +292,35 @@ def test_a_handle_bound_to_the_past_is_aligned_within_its_past(agent: PersonaAge
     assert [sorted(s.recalled) for s in aligned.alignment_steps[0].batch] == [[], ["ann-0"]]
 
 
+@pytest.mark.parametrize("since", range(8))
+def test_an_aligned_cold_start_user_never_sees_older_records(agent: PersonaAgent, scripted: Any, since: int) -> None:
+    """since on the student holds in every rollout, in the profile before the batch, and in the aligned handle."""
+    lm, engine = scripted(by_persona)
+    kept = history("ann")[since:]
+    student = agent.for_user("ann").since(kept[0])
+    alignment = PersonaAlignment(3, 2, profile_before_batch=True, semantic_memory=SemanticMemory())
+    examples = [interaction.to_example() for interaction in kept]
+    with dspy.context(lm=lm):
+        aligned = alignment.compile(student, trainset=examples)
+        answered = aligned(query="new")
+        bound = aligned.as_of(history("ann")[7])(query="new")
+    for step in aligned.alignment_steps:
+        for simulation in step.batch:
+            own = int(simulation.interaction_id.removeprefix("ann-"))
+            assert sorted(simulation.recalled) == [f"ann-{i}" for i in range(since, own)]
+    assert sorted(answered.recalled) == [f"ann-{i}" for i in range(since, 8)]
+    assert sorted(bound.recalled) == [f"ann-{i}" for i in range(since, 7)]
+    assert not [i for call in engine.calls for i in range(since) if f"expected {i}" in call.user + call.system]
+
+
+def test_examples_without_a_place_see_the_cut_memory_only(agent: PersonaAgent, scripted: Any) -> None:
+    loose = [dspy.Example(query="question 90", response="x").with_inputs("query")]
+    with dspy.context(lm=scripted(by_persona)[0]):
+        student = agent.for_user("ann").since(history("ann")[5])
+        aligned = PersonaAlignment(1).compile(student, trainset=loose)
+    assert sorted(aligned.alignment_steps[0].batch[0].recalled) == ["ann-5", "ann-6", "ann-7"]
+
+
 # -- regressions ----------------------------------------------------------------------------------
 
 

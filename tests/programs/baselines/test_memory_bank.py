@@ -79,7 +79,8 @@ def test_each_date_has_two_notes_and_the_whole_has_two_of_these(bank: MemoryBank
         "personality": "date personality of 2020-01-02",
     }
     assert learnt["summary"].startswith("overall summary") and learnt["personality"].startswith("overall personality")
-    assert (learnt["until"], learnt["faults"]) == (["2020-01-04", 7], [])
+    assert (learnt["since"], learnt["until"]) == (["2020-01-01", 0], ["2020-01-04", 7])
+    assert learnt["faults"] == []
 
 
 @pytest.mark.parametrize(
@@ -260,6 +261,52 @@ def test_what_was_learnt_of_the_future_is_refused(bank: MemoryBank, store: Any, 
             handle.as_of(cut)
     handle.as_of(Position("2020-01-04", 8))
     handle.as_of(None)
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 8])
+def test_what_was_learnt_of_a_cut_history_is_what_the_cut_memory_shows(
+    bank: MemoryBank, store: Any, scripted: Any, length: int
+) -> None:
+    lm, engine = scripted(noting)
+    cut = store.interactions("ann")[8 - length :]
+    learnt = learnt_by(bank, lm, cut)
+    assert set(learnt["remembered"]) == {interaction.id for interaction in cut}
+    seen = {n for call in engine.calls for n in re.findall(r"text (\d) of ann", call.user)}
+    assert seen == {str(interaction.ordinal) for interaction in cut}
+    plain = bank.for_user("ann", learnt=learnt)
+    # Of the oldest that was learnt, or after all of memory if nothing was.
+    oldest = cut[0] if cut else Position("2020-01-04", 8)
+    with dspy.context(lm=lm):
+        for question in ("q?", "text 1 of ann", "text 7 of ann"):
+            engine.calls.clear()
+            for handle in (plain, plain.since(oldest), plain.since(store.interactions("ann")[0])):
+                handle(query=question)
+            first, *others = [(call.system, call.user) for call in engine.calls]
+            assert others == [first, first]
+            assert set(re.findall(r"text (\d) of ann", first[1].partition("[[ ## memories ## ]]")[2])) <= seen
+
+
+def test_what_is_older_than_the_cut_is_never_a_piece(bank: MemoryBank, store: Any, scripted: Any) -> None:
+    lm, _ = scripted(noting)
+    history = store.interactions("ann")
+    learnt = learnt_by(bank, lm, history[4:])
+    learnt["remembered"] |= {"ann-0": 1, "ann-3": 1}  # of another cut
+    with dspy.context(lm=lm):
+        prediction = bank.for_user("ann", learnt=learnt).since(history[4])(query="text 3 of ann")
+    assert prediction.recalled and set(prediction.recalled) <= {"ann-4", "ann-5", "ann-6", "ann-7"}
+
+
+def test_what_was_learnt_of_older_interactions_than_the_cut_is_refused(
+    bank: MemoryBank, store: Any, scripted: Any
+) -> None:
+    history = store.interactions("ann")
+    handle = bank.for_user("ann", learnt=learnt_by(bank, scripted(noting)[0], history[2:]))
+    for cut in history[3:]:
+        for place in (cut, cut.position):
+            with pytest.raises(InputError, match=r"has read from \('2020-01-02', 2\): learn from"):
+                handle.since(place)
+    for cut in (*history[:3], None):
+        handle.since(cut)
 
 
 # -- settings -------------------------------------------------------------------------------------

@@ -179,6 +179,45 @@ def test_as_of_hides_the_interaction_and_all_after_it(setup: Setup, scripted: An
         assert len(handle(query="q?").recalled) == 8
 
 
+@pytest.mark.parametrize("name", RETRIEVING)
+def test_since_hides_what_is_older_and_not_itself(setup: Setup, scripted: Any, all_tools: Any, name: str) -> None:
+    lm, engine = scripted(all_tools)
+    handle = make_baseline(name, replace(setup, memories=10)).for_user("ann", learnt={"profile": "P"})
+    last = setup.memory.interactions("ann")[7]
+    with dspy.context(lm=lm):
+        for cut in setup.memory.interactions("ann"):
+            bound = handle.since(cut)
+            bounds = {
+                8: (bound, copy.deepcopy(bound), bound.as_of(None)),
+                7: (bound.as_of(last), handle.as_of(last).since(cut)),
+            }
+            for end, handles in bounds.items():
+                for one in handles:
+                    engine.calls.clear()
+                    prediction = one(query="q?")
+                    shown = {int(n) for text in texts(engine) for n in re.findall(r"text (\d) of ann", text)}
+                    assert shown == set(range(cut.ordinal or 0, end))
+                    assert sorted(prediction.recalled) == [f"ann-{i}" for i in sorted(shown)]
+        assert len(bound.since(None)(query="q?").recalled) == 8
+        assert len(bound.for_user("bob", learnt={"profile": "P"})(query="q?").recalled) == 8
+        assert len(handle(query="q?").recalled) == 8
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_takes_both_bounds(setup: Setup, scripted: Any, all_tools: Any, name: str) -> None:
+    history = setup.memory.interactions("ann")
+    baseline = make_baseline(name, setup)
+    with dspy.context(lm=scripted(all_tools)[0]):
+        handle = baseline.for_user("ann", learnt=baseline.learn("ann", history[5:7]))
+        prediction = handle.since(history[5]).as_of(history[7])(query="q?")
+    assert set(prediction.recalled) <= {"ann-5", "ann-6"}
+    for wrong in ("2020", 3, ["ann-1"]):
+        with pytest.raises(InputError, match="oldest must be an Interaction, a Position or None"):
+            handle.since(wrong)
+        with pytest.raises(InputError, match="before must be an Interaction, a Position or None"):
+            handle.as_of(wrong)
+
+
 def test_rag_without_memories_is_prompt(setup: Setup, scripted: Any, caplog: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(logging.getLogger("dspy"), "propagate", True)
     sent = []

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 from personaagent.optimizers.signatures import GRADIENT_INSTRUCTION, Gradient, Update
 from personaagent.programs.agent import PersonaAgent
+from personaagent.programs.baselines import MemoryBank
 from personaagent.programs.interaction import Interaction
 from personaagent.programs.lm import offline as module
 from personaagent.programs.lm.offline import OfflineReader
 from personaagent.programs.memory.encoder import load_encoder
 from personaagent.programs.memory.semantic import SemanticMemory
+from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import Persona
 
 TAGS = ("sci-fi", "comedy", "dark comedy", "romance", "action", "horror", "war", "true story", "musical", "mystery")
@@ -437,9 +439,44 @@ def test_a_summary_counts_answers_or_shows_the_newest(instruction: str) -> None:
     counted = profile("war", "musical", "war", "war", "musical")
     assert counted == 'Answers "war" in 3 of 5 cases.\nAnswers "musical" in 2 of 5 cases.'
     assert profile("A", "B", "C", "D") == "Has answered «B».\nHas answered «C».\nHas answered «D»."
-    assert predict(dspy.Signature("history -> profile", instruction), history="no records").profile == (
-        "No answers are known."
+
+
+@pytest.mark.parametrize("instruction", ["Summarise.", "Name comedy, horror and mystery. Say which genre."])
+def test_a_summary_of_what_records_no_answers_is_its_last_distinct_lines(instruction: str) -> None:
+    signature = dspy.Signature("history -> profile", instruction)
+
+    def profile(history: str) -> str:
+        return str(predict(signature, history=history).profile)
+
+    days = [f"2020-01-0{day} Says war on day {day}." for day in range(1, 6)]
+    assert profile("no records") == "no records"
+    assert profile("\n".join(days)) == "\n".join(days[2:])
+    assert profile("\n\n  ".join([*days, days[3], days[4], ""])) == "\n".join(days[2:])
+    assert profile("") == profile(" \n \n") == "No answers are known."
+    # One record is enough for it to be a history of answers.
+    assert profile("\n".join([*days, '«a film» -> "war"'])) == "Has answered «war»."
+    long = profile("Short. " * 100 + "\n" + "x" * 1000).splitlines()
+    assert [len(line) <= 200 for line in long] == [True, True]
+    assert long[0].startswith("Short. Short.") and long[0].endswith("Short.…") and long[1] == "x" * 199 + "…"
+
+
+def test_a_memory_banks_overall_notes_say_what_its_dates_say() -> None:
+    store = MemoryStore(encoder=Words())
+    tags = ("war", "war", "musical", "war", "horror", "horror")
+    store.add(
+        Interaction("u", str(i), question(f"film {i}"), tag, f"2020-01-0{1 + i // 2}", i, text=f"film {i}")
+        for i, tag in enumerate(tags)
     )
+    bank = MemoryBank("query -> answer", store)
+    with dspy.context(lm=reader(Words())):
+        learnt = bank.learn("u", store.interactions("u"))
+        again = bank.learn("u", store.interactions("u"))
+    assert learnt == again and learnt["faults"] == []
+    assert learnt["summary"].splitlines() == [
+        '2020-01-01 Answers "war" in 2 of 2 cases.',
+        "2020-01-02 Has answered «musical». Has answered «war».",
+        '2020-01-03 Answers "horror" in 2 of 2 cases.',
+    ]
 
 
 def test_what_an_update_writes_moves_the_answer() -> None:

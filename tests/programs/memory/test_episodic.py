@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from personaagent.programs.errors import InputError
 from personaagent.programs.interaction import Interaction, Position
@@ -173,6 +175,99 @@ def test_an_interaction_without_a_place_is_refused(encoder: Any) -> None:
     store.add([event(0)])
     with pytest.raises(InputError, match="no ordinal yet"):
         store.episodic("ann").recall("q", 3, Interaction("ann", "x", "q", "r"))
+
+
+def test_since_hides_what_is_older_and_not_itself_when_every_timestamp_ties(encoder: Any) -> None:
+    store = MemoryStore(encoder=encoder)
+    history = store.add(event(n, text="the same text") for n in range(40))
+    memory = store.episodic("ann")
+    for n, interaction in enumerate(history):
+        for since in (interaction, interaction.position):
+            assert ids(memory.recall("the same text", 100, since=since)) == [f"i{m}" for m in reversed(range(n, 40))]
+
+
+def test_since_goes_by_time_and_then_by_ordinal(encoder: Any) -> None:
+    store = MemoryStore(encoder=encoder)
+    places = [("2006", 9), ("2007", 0), ("2007", 1), ("2007-06", 0), ("2008", 2)]
+    store.add(Interaction("ann", f"{when}/{n}", "q", "r", when, n) for when, n in places)
+    memory = store.episodic("ann")
+
+    def seen(timestamp: str, ordinal: int) -> set[str]:
+        return set(ids(memory.recall("q", 9, since=Position(timestamp, ordinal))))
+
+    assert seen("", 0) == {f"{when}/{n}" for when, n in places}
+    assert seen("2006", 10) == {"2007/0", "2007/1", "2007-06/0", "2008/2"}
+    assert seen("2007", 1) == {"2007/1", "2007-06/0", "2008/2"}
+    assert seen("2007", 99) == {"2007-06/0", "2008/2"}
+    assert seen("2008", 3) == set()
+
+
+def test_since_at_or_after_before_leaves_nothing_and_encodes_nothing(encoder: Any) -> None:
+    store = MemoryStore(encoder=encoder)
+    history = store.add(event(n) for n in range(6))
+    memory = store.episodic("ann")
+    memory.recall("q", 1)
+    encoder.texts.clear()
+    for before in range(6):
+        for since in range(before, 6):
+            for a, b in ((history[before], history[since]), (history[before].position, history[since].position)):
+                assert memory.recall("q", 9, a, b) == []
+    assert encoder.texts == []
+
+
+def test_an_interaction_is_visible_since_itself_even_if_it_is_held_under_a_later_place(encoder: Any) -> None:
+    store = MemoryStore(encoder=encoder)
+    store.add(event(n) for n in range(4))
+    later = Interaction("ann", "i1", "q", "r", "2009", 7)
+    assert set(ids(store.episodic("ann").recall("q", 9, since=later))) == {"i1", "i2", "i3"}
+
+
+def test_equal_positions_are_visible_together(encoder: Any) -> None:
+    store = MemoryStore(encoder=encoder)
+    store.add(Interaction("ann", id, "q", "r", "2007", 0) for id in ("a", "b", "c"))
+    history = store.interactions("ann")
+    assert set(ids(store.episodic("ann").recall("q", 9, since=history[2]))) == {"a", "b", "c"}
+
+
+PLACES = st.tuples(st.sampled_from(["", "2006", "2007-05", "2007-05-31"]), st.integers(0, 60))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), PLACES), max_size=60),
+    st.integers(1, 70),
+    *(st.none() | PLACES | st.integers(0, 59) for _ in range(2)),
+)
+def test_between_two_bounds_the_ranking_is_that_of_brute_force(
+    records: list[tuple[int, tuple[str, int]]], k: int, before: Any, since: Any
+) -> None:
+    """Few texts, so that ties are many; few places, so that they collide; bounds that are recorded and that are not."""
+    store = MemoryStore(encoder=AngleEncoder())
+    store.add(Interaction("ann", f"i{n}", "q", "r", *at, text=f"{20 * text}") for n, (text, at) in enumerate(records))
+    history = store.interactions("ann")
+
+    def bound(drawn: Any) -> Interaction | Position | None:
+        if isinstance(drawn, int):
+            return history[drawn] if drawn < len(history) else None
+        return Position(*drawn) if drawn else None
+
+    first, last = bound(since), bound(before)
+    visible = [
+        i
+        for i in history
+        if (first is None or i.position >= getattr(first, "position", first))
+        and (last is None or i.position < getattr(last, "position", last))
+    ]
+    # At 0 degrees the smaller angle is the better one, and of equals the newest.
+    expected = sorted(visible, key=lambda i: (float(i.text), -history.index(i)))
+    found = store.episodic("ann").recall("0", k, last, first)
+    assert ids(found) == [i.id for i in expected[:k]]
+    assert [f.score for f in found] == pytest.approx(
+        [np.cos(np.radians(float(i.text))) for i in expected[:k]], abs=2e-6
+    )
+    # What is hidden changes neither the scores nor the order of what is not.
+    whole = store.episodic("ann").recall("0", 100)
+    assert found == [f for f in whole if f.interaction in visible][:k]
 
 
 def test_nobody_else_is_ever_returned(encoder: Any) -> None:

@@ -77,6 +77,16 @@ def test_nothing_at_or_after_before_is_returned(encoder: Any) -> None:
         assert not [m for m in range(n, 6) if f"ann says {m}" in said]
 
 
+def test_nothing_older_than_since_is_returned(encoder: Any) -> None:
+    store = filled(encoder)  # all timestamps tie
+    history = store.interactions("ann")
+    for n, interaction in enumerate(history):
+        with recalling(RecallSession(store.episodic("ann"), 99, history[5], since=interaction)) as session:
+            said = recall("text 0")
+        assert set(ids(session)) == {f"ann-{m}" for m in range(n, 5)}
+        assert not [m for m in (*range(n), 5) if f"ann says {m}" in said]
+
+
 def test_sessions_nest_and_end(encoder: Any) -> None:
     store = filled(encoder)
     with recalling(RecallSession(store.episodic("ann"), 1)) as outer:
