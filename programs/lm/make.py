@@ -17,6 +17,8 @@ from personaagent.programs.lm.engines import (
     key_for_server,
 )
 from personaagent.programs.lm.meter import Meter
+from personaagent.programs.lm.recording import AsyncRecordingEngine, Recording, RecordingEngine
+from personaagent.programs.lm.replay import PREFIX, Replay
 from personaagent.programs.memory.encoder import Encoder
 
 OFFLINE = "offline"
@@ -30,48 +32,54 @@ def make_lm(
     model: str,
     *,
     api_base: str | None = None,
-    temperature: float = 0.1,
+    temperature: float | None = None,
     timeout_seconds: float = 60.0,
     retry_wait_seconds: float = 1.0,
     meter: Meter | None = None,
     encoder: str | Encoder = "auto",
+    recording: Recording | None = None,
 ) -> dspy.LM:
     """An LM whose every attempt is booked on a meter, and that keeps no cache.
 
     Args:
-        model: `offline` (the offline reader) or any DSPy model string, such as
-            `anthropic/claude-sonnet-4-5` or, with `api_base`, `openai/NAME` of a local server.
+        model: `offline` (the offline reader), any DSPy model string, such as `anthropic/claude-sonnet-4-5` or, with
+            `api_base`, `openai/NAME` of a local server, or `replay:FILE`: what such an LM answered when its calls
+            were recorded in FILE, under its name (see `Replay`, which also has the other LMs of that file).
         api_base: address of an OpenAI-compatible server. Keys come from the environment only; a server
             that needs none is sent a placeholder.
-        temperature: of sampling; the paper's is 0.1 (App. F). The offline reader does not sample.
+        temperature: of sampling. Default: 0.1, the paper's (App. F); of a replay, the recorded one. The offline reader
+            does not sample.
         timeout_seconds: of one attempt, slow bodies included; above 0.
         retry_wait_seconds: before the first of at most 5 retries of a transient failure; it doubles each time.
         meter: what all LMs of a run share: its account, and what is known of each endpoint. Default: one of
             its own.
         encoder: of the offline reader.
+        recording: where every answer, and every error for good, is kept before it is used. Default: nowhere.
 
     DSPy's cache is off: its key ignores the endpoint, and its hits report no usage. A program that carries
     this LM saves it without meter and key; it loads with DSPy's `allow_unsafe_lm_state=True`, on a new meter.
 
     Raises:
-        InputError: on an unknown provider, an api_base that is no URL, or a setting the model refuses.
+        InputError: on an unknown provider, an api_base that is no URL, a setting the model refuses, or a FILE that
+            cannot be replayed.
+        StoreError: if the recording cannot be written.
     """
     meter = meter or Meter()
     if not timeout_seconds > 0:  # so that NaN is refused, too
         raise InputError(f"timeout_seconds must be above 0 but got {timeout_seconds}")
+    if model.startswith(PREFIX):
+        if api_base:
+            raise InputError("a recording has no endpoint: drop --api-base")
+        if recording is not None:
+            raise InputError("a replay is recorded already: drop --record")
+        return Replay(model.removeprefix(PREFIX)).lm(temperature=temperature, meter=meter)
     if model == OFFLINE:
         if api_base:
             raise InputError("the offline reader has no endpoint: drop --api-base, or name a model with --lm")
         from personaagent.programs.lm.offline import OfflineReader
 
         reader = OfflineReader(encoder)
-        return dspy.LM(
-            OFFLINE,
-            engine=MeteredEngine(reader, meter),
-            async_engine=AsyncMeteredEngine(reader, meter),
-            cache=False,
-            num_retries=0,
-        )
+        return _lm(OFFLINE, MeteredEngine(reader, meter), AsyncMeteredEngine(reader, meter), None, recording)
     if api_base is not None and not api_base.startswith(("http://", "https://")):
         raise InputError(f"api_base must be an http(s) URL, such as http://127.0.0.1:8000/v1, but got {api_base!r}")
     if api_base is not None and "@" in api_base.partition("://")[2].partition("/")[0]:
@@ -83,22 +91,33 @@ def make_lm(
     # come first.
     address["timeout"] = timeout_seconds + 5.0
     try:
+        temperature = 0.1 if temperature is None else float(temperature)  # 1 and 1.0 are the same request
         inner = dspy.LM(model, cache=False, num_retries=0, temperature=temperature, **address)
         check_provider(inner, needs_key=api_base is None)
         endpoint = meter.endpoint(api_base or model.partition("/")[0])
         parts = (inner, endpoint, meter, Patience(timeout_seconds, NUM_RETRIES, retry_wait_seconds))
-        return dspy.LM(
-            model,
-            engine=EndpointEngine(*parts),
-            async_engine=AsyncEndpointEngine(*parts),
-            temperature=temperature,
-            cache=False,
-            num_retries=0,
-        )
+        return _lm(model, EndpointEngine(*parts), AsyncEndpointEngine(*parts), temperature, recording)
     except InputError:
         raise
     except (LMError, ValueError, TypeError) as error:
         raise InputError(f"the LM {model!r} cannot be used: {error}") from error
+
+
+def _lm(
+    model: str,
+    engine: MeteredEngine | EndpointEngine,
+    async_engine: AsyncMeteredEngine | AsyncEndpointEngine,
+    temperature: float | None,
+    recording: Recording | None,
+) -> dspy.LM:
+    engines: dict[str, Any] = {"engine": engine, "async_engine": async_engine}
+    if recording is not None:
+        engines["engine"] = RecordingEngine(engine, recording)
+        engines["async_engine"] = AsyncRecordingEngine(async_engine, recording)
+    lm = dspy.LM(model, **engines, temperature=temperature, cache=False, num_retries=0)
+    if recording is not None:
+        recording.add_lm(model, temperature)
+    return lm
 
 
 def check_provider(lm: dspy.LM, needs_key: bool = True) -> None:
