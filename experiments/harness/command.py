@@ -65,6 +65,7 @@ def run_study(options: Any) -> int:
     from personaagent.experiments.harness.progress import Progress
     from personaagent.experiments.harness.study import Study
     from personaagent.experiments.harness.tracking import Tracker
+    from personaagent.programs.errors import InputError
 
     console = Console(markup=False)  # labels and messages are data
     study = Study(options)
@@ -73,15 +74,18 @@ def run_study(options: Any) -> int:
         print_projection(study, study.cells_asked(), console)
         return 0
     tracker = Tracker(options.tracking, options.script)
+    if options.rescore and not (study.out / "journal.jsonl").is_file():
+        raise InputError(f"--rescore reads what a study has done, but {study.out} holds none: give its --out")
     with study:
         tracker.start(study)
         interrupted = False
         try:
             try:
-                _work(study, Progress())
+                if not options.rescore:
+                    _work(study, Progress())
             except KeyboardInterrupt:
                 interrupted = True
-                study.stop()
+                study.workers.stop()
             incomplete = _report(study, tracker, console)
         except BaseException:
             tracker.end("FAILED")
@@ -90,9 +94,10 @@ def run_study(options: Any) -> int:
             print(f"note: {note}", file=sys.stderr)
             incomplete = True
     if interrupted:
-        if study.given_up:
+        if study.workers.given_up:
             console.print(
-                f"{study.given_up} units were under way and are given up; their LM calls may be billed", highlight=False
+                f"{study.workers.given_up} units were under way and are given up; their LM calls may be billed",
+                highlight=False,
             )
         console.print("interrupted: what was done is kept, and the same command goes on from here")
         return EXIT_INTERRUPTED
@@ -102,15 +107,19 @@ def run_study(options: Any) -> int:
 def _work(study: Any, progress: Any) -> None:
     options = study.options
     if options.search is None:
-        study.run(study.cells_asked(), progress)
+        study.run(study.cells_asked(), progress, study.matrix_asked())
         return
     from personaagent.experiments.harness.cells import Cell
+    from personaagent.experiments.harness.methods.registry import PERSONA_AGENT
     from personaagent.experiments.harness.results import row
     from personaagent.experiments.harness.search import Values, search
+    from personaagent.experiments.harness.subjects import ALL
 
     if options.retry_failed:
         # A search does not come back to a cell. Cells of other LMs are not this run's to ask.
-        own = [c for c in study.all_cells() if c.lm == options.lm and c.task in options.tasks and c.seed in study.seeds]
+        own = [
+            c for c in study.all_cells() if c.lm in options.lms and c.task in options.tasks and c.seed in study.seeds
+        ]
         study.run(own, progress)
 
     def evaluate(cell: Cell) -> Values | Literal["waiting", "failed"]:
@@ -121,49 +130,43 @@ def _work(study: Any, progress: Any) -> None:
         if result.values["score"] is None:
             return "failed"
         values = result.values
-        sign = 1 if study.tasks[cell.task].task.higher_is_better else -1
+        sign = 1 if study.task(cell).higher_is_better else -1
         calls = values["profile_lm_calls"] + values["align_lm_calls"] + values["serve_lm_calls"]
         return sign * values["score"], float(calls)
 
     for task in options.tasks:
-        for seed in study.seeds:
-            base = Cell(task, "persona-agent", options.lm, 0, 0, 0, seed=seed)
-            name = f"{task} {options.lm} seed {seed}"
-            search(base, options.axes, options.search, study.out / "search.db", options.data_seed, evaluate, name)
+        for lm in options.lms:
+            for seed in study.seeds:
+                for history in options.histories:
+                    base = Cell(task, PERSONA_AGENT, lm, 0, 0, 0, history, seed)
+                    name = f"{task} {lm} seed {seed}" + f" history {history}" * (history != ALL)
+                    database = study.out / "search.db"
+                    search(base, options.axes, options.search, database, options.data_seed, evaluate, name)
 
 
 def _report(study: Any, tracker: Any, console: Any) -> bool:
     """Write, draw, log and print; whether anything failed or waits."""
-    from personaagent.experiments.harness.figure import draw_scaling
     from personaagent.experiments.harness.report import print_summary, write_files
     from personaagent.experiments.harness.results import row
     from personaagent.experiments.harness.statistics import FEW_CLUSTERS
-    from personaagent.programs.errors import StoreError
 
     rows = [row(study, cell) for cell in study.all_cells()]
-    write_files(study, rows)
-    drawn = True
-    try:
-        draw_scaling(study, rows, study.out / "scaling.png")
-    except StoreError:
-        raise
-    except Exception as error:  # the figures are in results.csv all the same
-        drawn = False
-        study.notes.append(f"scaling.png could not be drawn: {type(error).__name__}: {error}")
     if any(len(data.users) < FEW_CLUSTERS for data in study.tasks.values()):
         study.notes.append(f"fewer than {FEW_CLUSTERS} users: the intervals are not to be relied on")
+    written = write_files(study, rows)
     tracked = tracker.log_or_note(study, rows)
-    print_summary(study, rows, console, tracker.how_to_open)
-    failed = sum(r.values["failed"] for r in rows)
+    print_summary(study, rows, console, tracker.how_to_open, written.files)
+    swapped = [s for matrix in written.swapped for s in matrix.samples if s.user_id != s.served_by]
+    failed = sum(r.values["failed"] for r in rows) + sum(not s.answered for s in swapped)
     if failed:
         console.print(f"{failed} samples failed; --retry-failed asks them again", highlight=False)
     asked = study.cells_asked()
-    waiting = sum(r.waiting for r in rows if r.cell in asked)
+    waiting = sum(r.waiting for r in rows if r.cell in asked) + sum(matrix.waiting for matrix in written.swapped)
     elsewhere = sum(r.waiting for r in rows if r.cell not in asked)
-    if waiting and study.calls_needed:
+    if waiting and study.workers.calls_needed:
         console.print(
             f"{waiting} samples wait: --max-calls {study.options.max_calls} lets nothing begin, since the next unit "
-            f"may take up to {study.calls_needed} LM calls",
+            f"may take up to {study.workers.calls_needed} LM calls",
             highlight=False,
         )
     elif waiting:
@@ -172,4 +175,4 @@ def _report(study: Any, tracker: Any, console: Any) -> bool:
         console.print(
             f"{elsewhere} samples wait in cells of this folder that this command did not ask for", highlight=False
         )
-    return bool(failed or waiting or elsewhere or not tracked or not drawn)
+    return bool(failed or waiting or elsewhere or not tracked or not written.drawn)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dspy
 from rich.console import Console
 from rich.table import Table
 
 from personaagent.experiments.harness.cells import Cell
+from personaagent.experiments.harness.methods.personas import PersonaMethod
 from personaagent.experiments.harness.settings import lm_title
 from personaagent.experiments.harness.study import Study
+from personaagent.experiments.harness.subjects import Subject
+from personaagent.programs.persona import Persona
 
-_PHASES = ("profile", "align", "serve")
+_PHASES = ("learn", "align", "serve")
+_LEARNT_TEXTS = ("summary", "personality")
 _CHARS_PER_TOKEN = 4
 _COMPLETION_TOKENS = 100
 _PROFILE_TOKENS = 120
@@ -35,16 +40,25 @@ class Projection:
 def print_projection(study: Study, cells: Sequence[Cell], console: Console) -> None:
     """The cells with projected LM calls and prompt tokens by phase. Units that cells share count once in the total."""
     table = Table(title="Projection; nothing is spent", title_justify="left", header_style="")
-    for name in ("n", "E", "K", *(f"{phase} {what}" for phase in _PHASES for what in ("calls", "tokens"))):
-        table.add_column(name, justify="right")
+    several = {name: len({getattr(cell, name) for cell in cells}) > 1 for name in ("task", "method", "lm", "history")}
+    leading = [name for name, wanted in several.items() if wanted]
+    columns = (*leading, "n", "E", "K", *(f"{phase} {what}" for phase in _PHASES for what in ("calls", "tokens")))
+    for name in columns:
+        table.add_column(name, justify="left" if name in leading else "right")
     total = Projection()
-    units: set[tuple[object, ...]] = set()
+    units: set[str] = set()
     for cell in cells:
-        phases, shared = _project(study, cell, units)
+        phases, shared = _project(study, cell, study.pairs(cell), units)
         total.add(shared)
         spent = [text for p in phases for text in (f"{p.calls:,}", f"{p.prompt_tokens / 1_000:,.0f}k")]
-        table.add_row(str(cell.batch_size), str(cell.iterations), str(cell.memories), *spent)
+        axes = (*(getattr(cell, name) for name in leading), cell.batch_size, cell.iterations, cell.memories)
+        table.add_row(*map(str, axes), *spent)
+    for cell in study.matrix_asked():
+        _, shared = _project(study, cell, study.swapped_pairs(cell), units)
+        total.add(shared)
     console.print(table)
+    if study.matrix_asked():
+        console.print("and a swap matrix: every user's questions under every user's persona and memory")
     console.print(
         f"together, shared units once: about {total.calls:,} LM calls and {total.prompt_tokens:,} prompt tokens, "
         f"and some {total.calls * _COMPLETION_TOKENS:,} completion tokens ({_CHARS_PER_TOKEN} characters a token, "
@@ -58,13 +72,18 @@ def print_projection(study: Study, cells: Sequence[Cell], console: Console) -> N
         console.print(f"note: {note}", highlight=False)
 
 
-def _project(study: Study, cell: Cell, units: set[tuple[object, ...]]) -> tuple[list[Projection], Projection]:
-    """(profile, align, serve) of a cell, and what of it no earlier cell has."""
-    data = study.tasks[cell.task]
-    method = data.method
-    profile, align, serve, new = Projection(), Projection(), Projection(), Projection()
+def _project(
+    study: Study, cell: Cell, pairs: Sequence[tuple[Subject, Subject]], units: set[str]
+) -> tuple[list[Projection], Projection]:
+    """(learning, align, serve) of a cell, and what of it no earlier cell has.
 
-    def book(phase: Projection, calls: int, tokens: int, *unit: object) -> None:
+    An alignment step's key depends on the persona that the step before gives, which nobody knows yet: a mark stands in
+    for it, the same for all cells that share the step.
+    """
+    method = study.method(cell)
+    learn, align, serve, new = Projection(), Projection(), Projection(), Projection()
+
+    def book(phase: Projection, calls: int, tokens: int, unit: str) -> None:
         one = Projection(calls, tokens)
         phase.add(one)
         if unit not in units:
@@ -72,43 +91,44 @@ def _project(study: Study, cell: Cell, units: set[tuple[object, ...]]) -> tuple[
             new.add(one)
 
     question_tokens = _question_tokens(study, cell)
-    rollout = method.answer_calls(cell.memories)
-    for user in data.served_by.values():
-        records = sum(len(i.text) // _CHARS_PER_TOKEN + _RECORD_EXTRA_TOKENS for i in user.history)
-        average = records // max(1, len(user.history))
-        if study.options.profile and user.history:
-            book(profile, 1, records + 200, "profile", cell.task, cell.lm, cell.seed, user.user_id)
-        n = min(cell.batch_size, len(user.history))
-        for iteration in range(1, cell.iterations + 1):
+    for asked, subject in pairs:
+        records = sum(len(i.text) // _CHARS_PER_TOKEN + _RECORD_EXTRA_TOKENS for i in subject.history)
+        average = records // max(1, len(subject.history))
+        n = min(cell.batch_size, len(subject.history))
+        steps = method.iterations(cell)
+        rollout = method.answer_calls(subject, cell)
+        seen = cell.memories * average if method.retrieves(cell) else 0
+        work = method.learning(subject, cell)
+        learnt: dict[str, Any] | None = None
+        if work is not None:
+            tokens = (records + 200) * (1 if work.kind == "profile" else 2) if work.expected_calls else 0
+            book(learn, work.expected_calls, tokens, work.key)
+            learnt = dict.fromkeys((*_LEARNT_TEXTS, "profile"), "") | {"remembered": {}, "dates": [], "until": None}
+        state = method.start(subject, cell, learnt)
+        for iteration in range(1, steps + 1):
             persona = n * iteration * average  # what the updates have added so far, at most
-            answering = rollout * (question_tokens + persona) + (rollout - 1) * cell.memories * average
-            tokens = n * (answering + 300 + average) + 500 + persona
-            unit = (
-                "step",
-                cell.task,
-                cell.lm,
-                cell.seed,
-                user.user_id,
-                cell.batch_size,
-                cell.memories,
-                iteration,
-            )
-            book(align, n * (rollout + 1) + (1 if n else 0), tokens if n else 0, *unit)
-        persona = n * cell.iterations * average
-        for query in next(u.queries for u in data.users if data.served_by[u.user_id] is user):
-            tokens = rollout * (question_tokens + persona) + (rollout - 1) * cell.memories * average
-            book(serve, rollout, tokens, "answer", cell, user.user_id, query.id)
-    return [profile, align, serve], new
+            answering = rollout * (question_tokens + persona) + (rollout - 1) * seen
+            step = method.step(subject, cell, iteration, state)
+            book(align, step.expected_calls, n * (answering + 300 + average) + 500 + persona if n else 0, step.key)
+            if isinstance(state, Persona):
+                state = state.rewritten(f"step {step.key}", ())
+        persona = n * steps * average
+        for query in asked.queries:
+            for one in method.answers(query, subject, cell, state):
+                calls = one.expected_calls
+                tokens = calls * (question_tokens + persona) + max(1, calls - 1) * seen
+                book(serve, calls, tokens, one.key)
+    return [learn, align, serve], new
 
 
 def _question_tokens(study: Study, cell: Cell) -> int:
     """Prompt tokens of a step without memories: measured on one question's real prompt."""
-    data = study.tasks[cell.task]
-    agent = data.method.agent(cell.memories)
-    user = data.users[0]
-    handle = agent.for_user(user.user_id, persona=agent.initial_persona(None))
-    signature = handle.spliced(handle.react)
-    inputs = {"query": user.queries[0].input, "trajectory": ""}
+    agent = PersonaMethod(study.tasks[cell.task].setting).agent(cell.memories)
+    subject = study.subjects(cell)[0]
+    handle = agent.for_user(subject.user_id, persona=agent.initial_persona(None))
+    tools = study.method(cell).tools(cell)
+    signature = handle.spliced(handle.react) if tools else handle.signature
+    inputs = {"query": subject.queries[0].input, "trajectory": ""}
     messages = dspy.ChatAdapter().format(signature, [], inputs)
-    profile = _PROFILE_TOKENS if study.options.profile else 0
+    profile = _PROFILE_TOKENS if study.method(cell).learning(subject, cell) is not None else 0
     return sum(len(str(message["content"])) for message in messages) // _CHARS_PER_TOKEN + profile

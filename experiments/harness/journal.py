@@ -15,7 +15,7 @@ from personaagent.experiments.harness.secrets import without_secrets
 from personaagent.programs.errors import InputError
 from personaagent.programs.lm.meter import Usage
 
-Kind = Literal["profile", "step", "answer"]
+Kind = Literal["profile", "notes", "step", "answer"]
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from personaagent.datasets.task import Query, Task
 from personaagent.experiments.harness.cells import Cell
 from personaagent.experiments.harness.journal import Unit
+from personaagent.experiments.harness.methods.registry import EQUAL_COST
 from personaagent.experiments.harness.statistics import Interval, clustered_mean, jackknifed
-from personaagent.experiments.harness.study import Chain, Failed, Study
+from personaagent.experiments.harness.study import Answer, Chain, Failed, Study
+from personaagent.experiments.harness.subjects import Subject
 from personaagent.programs.lm.meter import Usage
-from personaagent.programs.persona import Persona
 
 KEY_COLUMNS = (
     "task",
@@ -63,10 +65,14 @@ class Sample:
     """One question in one cell: answered, or failed with a reason."""
 
     user_id: str
+    served_by: str
+    """By whose persona and memory: the user's own, but for a control."""
     query: Query
     chain: Chain
     unit: Unit | None
-    """None if a unit that the question rests on failed."""
+    """The one whose answer counts; None if a unit that the question rests on failed."""
+    units: tuple[Unit, ...]
+    """All that the question was asked in."""
     raw: str | None
     prediction: str | None
     error: str | None
@@ -78,39 +84,49 @@ class Sample:
         return self.error is None
 
 
-def samples(study: Study, cell: Cell) -> tuple[list[Sample], int]:
-    """The samples of a cell by user and id, and how many still wait for another run."""
-    data = study.tasks[cell.task]
+def samples(
+    study: Study, cell: Cell, pairs: Sequence[tuple[Subject, Subject]] | None = None
+) -> tuple[list[Sample], int]:
+    """The samples of a cell by user and id, and how many still wait for another run.
+
+    Args:
+        pairs: who is asked, and by whose persona and memory. Default: as the study's control says.
+    """
+    task = study.task(cell)
     found: list[Sample] = []
     waiting = 0
-    for user in data.users:
-        served_by = data.served_by[user.user_id]
-        responses = {i.id: i.response for i in served_by.history}
-        chain = study.chain(served_by, cell)
-        for query in user.queries:
-            outcome = study.answer(query, served_by, cell, chain)
+    chains = {id(subject): study.chain(subject, cell) for subject in study.subjects(cell)}
+    for asked, serving in study.pairs(cell) if pairs is None else pairs:
+        responses = {i.id: i.response for i in serving.history}
+        chain = chains[id(serving)]
+        who = (asked.user_id, serving.user_id)
+        for query in asked.queries:
+            outcome = study.answer(query, serving, cell, chain)
             if outcome == "waiting":
                 waiting += 1
             elif isinstance(outcome, Failed):
-                found.append(Sample(user.user_id, query, chain, None, None, None, outcome.reason, ()))
-            elif isinstance(outcome, Unit):
-                raw = outcome.result.get("raw") if outcome.ok else None
-                parsed = data.task.parse(raw) if raw is not None else None
-                labels = tuple(responses[i] for i in outcome.result.get("recalled", ()) if i in responses)
-                found.append(Sample(user.user_id, query, chain, outcome, raw, parsed, outcome.error, labels))
+                found.append(Sample(*who, query, chain, None, (), None, None, outcome.reason, ()))
+            elif isinstance(outcome, Answer):
+                unit = outcome.decided
+                raw = unit.result.get("raw") if unit.ok else None
+                parsed = task.parse(raw) if raw is not None else None
+                labels = tuple(responses[i] for i in unit.result.get("recalled", ()) if i in responses)
+                found.append(Sample(*who, query, chain, unit, outcome.units, raw, parsed, unit.error, labels))
     return sorted(found, key=lambda s: (s.user_id, s.query.id)), waiting
 
 
 def key_values(study: Study, cell: Cell) -> dict[str, Any]:
     """A cell's key columns."""
-    constant = study.options.constant_columns | {"align_lm": study.options.align_lm or cell.lm}
-    values = {**constant, **cell.to_dict()}
+    values = {**study.options.constant_columns, "align_lm": study.options.align_lm or cell.lm, **cell.to_dict()}
+    if cell.method in EQUAL_COST:
+        values["control"] = "equal-cost"
     return {name: values[name] for name in KEY_COLUMNS}
 
 
 def prediction_line(study: Study, cell: Cell, sample: Sample) -> dict[str, Any]:
     """One line of predictions.jsonl."""
     unit, persona = sample.unit, sample.chain.persona
+    calls = sum(unit.usage.lm_calls for unit in sample.units)
     result = unit.result if unit else {}
     return {
         **key_values(study, cell),
@@ -122,9 +138,9 @@ def prediction_line(study: Study, cell: Cell, sample: Sample) -> dict[str, Any]:
         "parsed": sample.prediction is not None,
         "retrieved": list(result.get("recalled", ())),
         "tools": list(result.get("tools", ())),
-        "persona_version": persona.version if isinstance(persona, Persona) else None,
-        "lm_calls": unit.usage.lm_calls if unit else 0,
-        "seconds": unit.seconds if unit else 0.0,
+        "persona_version": persona.version if persona else None,
+        "lm_calls": calls,
+        "seconds": math.fsum(unit.seconds for unit in sample.units),
         "error": sample.error,
     }
 
@@ -139,39 +155,51 @@ class Row:
     second: Interval | None
     """The second metric with its interval, for the figure."""
     waiting: int
+    scores: dict[tuple[str, str], float] = field(default_factory=dict)
+    """(user_id, query id) -> the first metric of each sample that was answered."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """Reason -> samples that failed for it."""
 
 
 def row(study: Study, cell: Cell) -> Row:
     """A cell's row of results.csv, over the samples that are there."""
-    data = study.tasks[cell.task]
+    task, method = study.task(cell), study.method(cell)
     found, waiting = samples(study, cell)
     answered = [s for s in found if s.answered]
+    asked = study.subjects(cell)
     values: dict[str, Any] = dict.fromkeys(COLUMNS)
     values |= key_values(study, cell)
     values |= {
-        "users": len(data.users),
-        "queries": sum(len(user.queries) for user in data.users),
+        "users": len({subject.user_id for subject in asked}),
+        "queries": sum(len(subject.queries) for subject in asked),
         "answered": len(answered),
         "failed": len(found) - len(answered),
         "unparsable": sum(s.prediction is None for s in answered),
     }
     second = None
     if answered:
-        second = _score(values, data.task, answered)
+        second = _score(values, task, answered)
         calls = [s.unit.result["tools"] for s in answered if s.unit]
-        if cell.memories:  # else there is no recall to call
+        if "recall" in method.tools(cell):
             values["recall_called"] = sum("recall" in names for names in calls) / len(answered)
-            if data.task.labels:
-                values["gold_recalled"] = sum(s.query.gold in s.recalled_labels for s in answered) / len(answered)
+        if method.retrieves(cell) and task.labels:
+            values["gold_recalled"] = sum(s.query.gold in s.recalled_labels for s in answered) / len(answered)
         values["tool_calls"] = sum(map(len, calls))
     if found:
         values["score_failed_as_worst"] = _evaluate(
-            data.task, found, [s.prediction if s.answered else data.task.worst(s.query.gold) for s in found]
-        )[data.task.metrics[0]]
-        steps = {s.user_id: sum(u.kind == "step" and u.ok for u in s.chain.units) for s in found}
-        values["iterations_used"] = sum(steps.values()) / len(steps)
+            task, found, [s.prediction if s.answered else task.worst(s.query.gold) for s in found]
+        )[task.metrics[0]]
+        steps = [sum(u.kind == "step" and u.ok for u in chain.units) for chain in _chains(found)]
+        values["iterations_used"] = sum(steps) / len(steps)
     values |= _costs(found)
-    return Row(cell, values, second, waiting)
+    scores = {(s.user_id, s.query.id): task.score(s.query.gold, s.prediction) for s in answered}
+    failures = Counter(s.error for s in found if s.error is not None)
+    return Row(cell, values, second, waiting, scores, dict(failures.most_common()))
+
+
+def _chains(found: Sequence[Sample]) -> list[Chain]:
+    """What the samples were answered by, each once."""
+    return list({id(s.chain): s.chain for s in found}.values())
 
 
 def _score(values: dict[str, Any], task: Task, answered: Sequence[Sample]) -> Interval | None:
@@ -191,7 +219,7 @@ def _score(values: dict[str, Any], task: Task, answered: Sequence[Sample]) -> In
 
 def user_rows(study: Study, cell: Cell) -> list[dict[str, Any]]:
     """The metrics of each user of a cell, over this user's answered samples: the lines of users.csv."""
-    task = study.tasks[cell.task].task
+    task = study.task(cell)
     by_user: dict[str, list[Sample]] = {}
     for sample in samples(study, cell)[0]:
         by_user.setdefault(sample.user_id, []).append(sample)
@@ -219,16 +247,16 @@ def _evaluate(task: Task, some: Sequence[Sample], predictions: Sequence[str | No
 
 def _costs(found: Sequence[Sample]) -> dict[str, Any]:
     """Journalled costs of every unit that the cell rests on, shared with other cells or not, each once."""
-    units = {unit.key: unit for s in found for unit in (*s.chain.units, *([s.unit] if s.unit else []))}
+    units = {unit.key: unit for s in found for unit in (*s.chain.units, *s.units)}
     total = Usage()
     for unit in units.values():
         total.add(unit.usage)
     calls = {
-        column: sum(unit.usage.lm_calls for unit in units.values() if unit.kind == kind)
-        for column, kind in (
-            ("profile_lm_calls", "profile"),
-            ("align_lm_calls", "step"),
-            ("serve_lm_calls", "answer"),
+        column: sum(unit.usage.lm_calls for unit in units.values() if unit.kind in kinds)
+        for column, kinds in (
+            ("profile_lm_calls", ("profile", "notes")),
+            ("align_lm_calls", ("step",)),
+            ("serve_lm_calls", ("answer",)),
         )
     }
     return {

@@ -15,11 +15,16 @@ from personaagent.datasets.logs import LOGS
 from personaagent.datasets.registry import SAMPLE_USERS
 from personaagent.datasets.selection import Selection
 from personaagent.experiments.harness.cells import Axes
+from personaagent.experiments.harness.methods.registry import PERSONA_AGENT
 from personaagent.experiments.harness.prompts import Prompts
 from personaagent.experiments.harness.secrets import masked, refuse_secret
+from personaagent.experiments.harness.subjects import ALL
+from personaagent.programs.baselines.memory_bank import DATES
 from personaagent.programs.errors import InputError
 from personaagent.programs.lm.make import OFFLINE
+from personaagent.programs.lm.replay import Replay
 
+CONTROLS = ("none", "swap", "matrix", "equal-cost")
 DEFAULT_TRACKING = "sqlite:///runs/mlflow.db"
 
 
@@ -36,10 +41,11 @@ class StudyOptions:
     queries_per_user: int | None
     profile: bool
     wikipedia: str
-    control: Literal["none", "swap"]
+    control: Literal["none", "swap", "matrix", "equal-cost"]
     prompts: Prompts
     data_seed: int
     lm: str
+    """Model strings, comma-separated: an axis."""
     api_base: str | None
     align_lm: str | None
     """None: the same as `lm`."""
@@ -62,6 +68,21 @@ class StudyOptions:
     """{role: column} of `logs`."""
     labels: tuple[str, ...] = ()
     """Of `logs`."""
+    methods: tuple[str, ...] = (PERSONA_AGENT,)
+    """Names in `METHODS`, in the order asked."""
+    histories: tuple[str, ...] = (ALL,)
+    """Values of the axis `history`: how many of the newest interactions are kept, or all."""
+    walk_forward: int | None = None
+    """So many of each user's newest interactions are asked about, in place of the queries."""
+    queries_by_task: Mapping[str, int | None] = field(default_factory=dict)
+    """Where it is not `queries_per_user`."""
+    memory_bank_dates: int = DATES
+    replay: Replay | None = field(default=None, compare=False)
+    """The recording that answers in place of the LMs; they keep their names."""
+    record: Path | None = None
+    """Where LM calls are recorded."""
+    rescore: bool = False
+    """Ask nothing: score what OUT holds."""
     command: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -72,6 +93,8 @@ class StudyOptions:
             ("--max-calls", self.max_calls, 0),
             ("--trace-samples", self.trace_samples, 0),
             ("--search", self.search, 1),
+            ("--walk-forward", self.walk_forward, 1),
+            ("--memory-bank-dates", self.memory_bank_dates, 0),
         ):
             if value is not None and value < least:
                 raise InputError(f"{option} must be at least {least} but got {value}")
@@ -84,10 +107,25 @@ class StudyOptions:
             raise InputError(f"--temperature must be from 0 to 2 but got {self.temperature}")
         if not 0 < self.timeout_seconds < math.inf:
             raise InputError(f"--timeout-seconds must be above 0 and finite, but got {self.timeout_seconds}")
-        if self.control not in ("none", "swap"):
-            raise InputError(f"--control must be none or swap, but got {self.control!r}")
+        if self.control not in CONTROLS:
+            raise InputError(f"--control must be one of {', '.join(CONTROLS)}, but got {self.control!r}")
+        if self.walk_forward is not None and self.control in ("swap", "matrix"):
+            raise InputError(
+                f"--walk-forward and --control {self.control} exclude each other: another user's memory has another "
+                f"time line"
+            )
+        if self.control in ("matrix", "equal-cost") and PERSONA_AGENT not in self.methods:
+            raise InputError(f"--control {self.control} is of {PERSONA_AGENT}: add it to --methods")
+        if self.replay is not None and self.record is not None:
+            raise InputError("--record and --lm replay:FILE exclude each other: a replay asks no LM")
+        if self.rescore and (self.dry_run or self.retry_failed or self.search is not None):
+            raise InputError("--rescore asks nothing: drop --dry-run, --retry-failed and --search")
+        if self.search is not None and self.methods != (PERSONA_AGENT,):
+            raise InputError(f"--search chooses cells of {PERSONA_AGENT} alone: drop --methods, or --search")
         if self.wikipedia not in ("on", "off") and not self.wikipedia.startswith(("http://", "https://")):
             raise InputError(f"--wikipedia must be on, off or the URL of a MediaWiki API, but got {self.wikipedia!r}")
+        if any(not name for name in self.lms):
+            raise InputError(f"--lm {self.lm!r}: an LM's name is empty")
         addresses = {"--lm": self.lm, "--align-lm": self.align_lm}
         addresses |= {"--api-base": self.api_base, "--align-api-base": self.align_api_base}
         for option, address in addresses.items():
@@ -103,12 +141,20 @@ class StudyOptions:
             raise InputError("--align-api-base needs --align-lm: without it, the alignment uses --lm and --api-base")
 
     @property
-    def selection(self) -> Selection:
-        return Selection(self.users, self.queries_per_user, self.users_by, self.data_seed)
+    def lms(self) -> tuple[str, ...]:
+        """The model strings."""
+        return tuple(dict.fromkeys(part.strip() for part in self.lm.split(",")))
+
+    def selection(self, task: str) -> Selection:
+        """The users and queries of a task."""
+        queries = self.queries_by_task.get(task, self.queries_per_user)
+        return Selection(self.users, queries, self.users_by, self.data_seed)
 
     @property
-    def align_model(self) -> str:
-        return self.align_lm or self.lm
+    def recorded(self) -> dict[str, Any]:
+        """What a recording says of the study that it is of: all that a replay has to take over."""
+        names = ("lm", "api_base", "align_lm", "align_api_base", "temperature")
+        return {**{name: getattr(self, name) for name in names}, "wikipedia": masked(self.wikipedia)}
 
     @property
     def align_endpoint(self) -> str | None:
@@ -123,7 +169,8 @@ class StudyOptions:
             "queries_per_user": self.queries_per_user,
             "profile": _on_off(self.profile),
             "wikipedia": masked(self.wikipedia),
-            "control": self.control,
+            # The others add rows or files, and change none.
+            "control": "swap" if self.control == "swap" else "none",
             "prompts": self.prompts.name,
             "prompt texts": self.prompts.digest,
             "data_seed": self.data_seed,
@@ -135,6 +182,9 @@ class StudyOptions:
             "api_base": self.api_base,
             "align_api_base": self.align_api_base,
             "temperature": self.temperature,
+            "queries_by_task": dict(sorted(self.queries_by_task.items())),
+            "walk_forward": self.walk_forward,
+            "memory_bank_dates": self.memory_bank_dates,
         }
 
     @property
@@ -143,25 +193,22 @@ class StudyOptions:
         if self.out is not None:
             return self.out
         source = str(self.data.resolve()) if self.data else SAMPLE_USERS
-        text = json.dumps({**self.identity, "data": source}, sort_keys=True)
+        # What came later counts where it is used: the folders of earlier versions are found again.
+        later: dict[str, Any] = {"queries_by_task": {}, "walk_forward": None, "memory_bank_dates": DATES}
+        named = {name: value for name, value in self.identity.items() if later.get(name, self) != value}
+        text = json.dumps({**named, "data": source}, sort_keys=True)
         return Path("runs") / f"{self.script}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     @property
     def constant_columns(self) -> dict[str, Any]:
         """The key columns of results.csv that are no axis."""
         return {
-            "align_lm": self.align_model,
             "profile": _on_off(self.profile),
             "wikipedia": "off" if self.wikipedia == "off" else "on",
-            "control": self.control,
+            "control": self.identity["control"],
             "temperature": self.temperature,
             "prompts": self.prompts.name,
         }
-
-    @property
-    def lm_title(self) -> str:
-        """The LM's name as figures and tables show it."""
-        return lm_title(self.lm)
 
 
 def lm_title(model: str) -> str:

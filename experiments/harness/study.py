@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import threading
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 import dspy
-from dspy.utils.exceptions import LMError
 from filelock import FileLock, Timeout
 
 from personaagent.datasets.registry import open_source
 from personaagent.datasets.source import Source, chosen_users, leaked_queries
 from personaagent.datasets.task import Query, Task, User
 from personaagent.experiments.harness.cells import Cell
-from personaagent.experiments.harness.files import refused, replace_file
+from personaagent.experiments.harness.files import refused
 from personaagent.experiments.harness.journal import Journal, Unit
-from personaagent.experiments.harness.methods import Models, PersonaAgentMethod, Work, swapped
+from personaagent.experiments.harness.methods.base import Method, Models, Notes, Setting, State, Work
+from personaagent.experiments.harness.methods.registry import EQUAL_COST, METHODS, PERSONA_AGENT, in_order
 from personaagent.experiments.harness.pages import Pages
+from personaagent.experiments.harness.pool import example_pool
 from personaagent.experiments.harness.progress import Progress
+from personaagent.experiments.harness.record import Record
 from personaagent.experiments.harness.secrets import masked
-from personaagent.experiments.harness.settings import StudyOptions, differing
-from personaagent.programs.errors import BudgetError, DamagedStoreError, InputError, PersonaAgentError, StoreError
-from personaagent.programs.lm.endpoint import one_line_of, says_misconfigured
+from personaagent.experiments.harness.settings import StudyOptions
+from personaagent.experiments.harness.subjects import ALL, Subject, subjects
+from personaagent.experiments.harness.workers import Workers
+from personaagent.programs.errors import DamagedStoreError, InputError, StoreError
 from personaagent.programs.lm.make import OFFLINE, make_lm
-from personaagent.programs.lm.meter import Meter, metering
+from personaagent.programs.lm.meter import Meter
+from personaagent.programs.lm.recording import Recording
+from personaagent.programs.lm.scope import recording_scope
 from personaagent.programs.memory.encoder import load_encoder
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import Persona
 from personaagent.programs.tools.wikipedia import ENGLISH, TIMEOUT_SECONDS, Wikipedia
 
-METHOD = "persona-agent"
 _ENCODER_CACHE = 20_000
-
-GRACE_SECONDS = 3.0
-"""After an interruption, for the units under way to end."""
 
 Waiting = Literal["waiting"]
 
@@ -55,23 +55,38 @@ class Failed:
 
 @dataclass(frozen=True)
 class Chain:
-    """A user's persona in a cell, with the units that it rests on."""
+    """By what a user is answered in a cell, with the units that this rests on."""
 
-    persona: Persona | Failed | Waiting
+    state: State | Failed | Waiting
     units: tuple[Unit, ...]
-    """Profile first, then the steps."""
+    """What was learnt first, then the alignment steps."""
+
+    @property
+    def persona(self) -> Persona | None:
+        """The persona, if there is one."""
+        return self.state if isinstance(self.state, Persona) else None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a question: the units that it was asked in, and the one whose answer counts."""
+
+    units: tuple[Unit, ...]
+    decided: Unit
 
 
 @dataclass
 class TaskData:
-    """One task of a study: its users, and the method that serves them."""
+    """One task of a study: its users, and what its methods work with."""
 
     task: Task
     users: list[User]
-    """Each with the queries that are asked."""
+    """Each with the whole history, and the queries that are asked."""
     source: str
-    method: PersonaAgentMethod
-    served_by: dict[str, User] = field(default_factory=dict)
+    setting: Setting
+    methods: dict[str, Method] = field(default_factory=dict)
+    subjects: dict[str, list[Subject]] = field(default_factory=dict)
+    """By the axis `history`."""
 
 
 class Study:
@@ -89,28 +104,23 @@ class Study:
         self.meter = Meter(options.max_calls, max_in_flight=options.workers)
         self.notes: list[str] = []
         self.seeds = options.seeds
-        if options.lm == OFFLINE and options.align_model == OFFLINE and len(options.seeds) > 1:
+        if {*options.lms, options.align_lm or OFFLINE} == {OFFLINE} and len(options.seeds) > 1:
             self.seeds = options.seeds[:1]
             self.notes.append(f"the offline reader does not sample: only seed {self.seeds[0]} is run")
         missing = [] if options.grid or options.search is not None else options.axes.left_out()
         if missing:
             self.notes.append(f"{', '.join(missing)} is in no cell: the centre has n=0; --grid takes the product")
+        self._recording: Recording | None = None
         self._models = self._make_models()
+        self.workers = self._make_workers()
         self._sources = {name: self._open_source(name) for name in options.tasks}
         self._chosen = {name: self._choose(name) for name in options.tasks}
         self._resources = ExitStack()
-        self._stop = threading.Event()
-        self._retried: set[str] = set()
-        self._refused: list[int] = []
-        self._journalling = threading.Lock()
-        self._closed = False
         self._opened = time.monotonic()
         self._pages: Pages | None = None
         self._wikipedia_tool: dspy.Tool | None = None
-        self.given_up = 0
-        """Units that were under way at an interruption and did not end in time: their threads may still run."""
         self.tasks: dict[str, TaskData] = {}
-        self.record: dict[str, Any] = {}
+        self.record: Record
 
     # -- opening and closing ----------------------------------------------------------------------
 
@@ -132,15 +142,18 @@ class Study:
             (self.out / "memory").mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {self.out}: cannot be written: {refused(error)}") from None
-        self.record = self._read_record()
-        self.journal = Journal(self.out / "journal.jsonl", run=len(self.record["runs"]), spent=self._spent)
+        data = {f"data {name}": self._sources[name].digest for name in self.options.tasks}
+        self.record = Record(self.out, {**self.options.identity, **data})
+        self.journal = Journal(self.out / "journal.jsonl", run=len(self.record.runs), spent=self._spent)
         self._resources.callback(self.journal.close)
         self._book_killed()
-        self.record["runs"].append({})
+        self.record.begin_run()
+        if self.options.record is not None and not self.options.rescore:
+            self._record_calls(self.options.record)
         if self.options.wikipedia != "off":
             self._pages = Pages(self.out / "wikipedia.jsonl")
             self._resources.callback(self._pages.close)
-        for name in dict.fromkeys([*self.options.tasks, *(entry["task"] for entry in self.record["cells"])]):
+        for name in dict.fromkeys([*self.options.tasks, *(cell.task for cell in self.record.cells)]):
             with _made_anew(self._database(name)):
                 store = MemoryStore(f"sqlite:///{self._database(name)}", encoder=_shared_encoder())
             self._resources.callback(store.close)
@@ -153,43 +166,129 @@ class Study:
         for name in self.options.tasks:
             self.tasks[name] = self._task_data(name, MemoryStore("sqlite://", encoder=_shared_encoder()))
 
+    # -- cells ------------------------------------------------------------------------------------
+
     def cells_asked(self) -> list[Cell]:
         """The cells that these options span; of a search, those that it chooses from."""
+        options = self.options
         cells: list[Cell] = []
-        for task in self.options.tasks:
-            for seed in self.seeds:
-                base = Cell(task, METHOD, self.options.lm, 0, 0, 0, seed=seed)
-                axes = self.options.axes
-                product = self.options.grid or self.options.search is not None
-                cells += axes.grid(base) if product else axes.around_centre(base)
+        for task in options.tasks:
+            for lm in options.lms:
+                for seed in self.seeds[:1] if {lm, options.align_lm or lm} == {OFFLINE} else self.seeds:
+                    for history in options.histories:
+                        base = Cell(task, PERSONA_AGENT, lm, 0, 0, 0, history, seed)
+                        product = options.grid or options.search is not None
+                        points = options.axes.grid(base) if product else options.axes.around_centre(base)
+                        cells += [METHODS[name].cell(point) for name in options.methods for point in points]
+        if options.control == "equal-cost":
+            aligned = [cell for cell in cells if cell.method == PERSONA_AGENT and cell.iterations]
+            cells += [replace(cell, method=name) for cell in aligned for name in EQUAL_COST if _applies(name, cell)]
         return list(dict.fromkeys(cells))
 
+    def matrix_asked(self) -> list[Cell]:
+        """The cells of a swap matrix: those asked for that serve a user by anything of the user's own."""
+        if self.options.control != "matrix":
+            return []
+        n, e, k = self.options.axes.centre
+        asked = [cell for cell in self.cells_asked() if cell.method == PERSONA_AGENT]
+        return [cell for cell in asked if cell == replace(cell, batch_size=n, iterations=e, memories=k)]
+
     def all_cells(self) -> list[Cell]:
-        """Every cell ever asked for in OUT, in order."""
-        return sorted(Cell(**entry) for entry in self.record["cells"])
+        """Every cell ever asked for in OUT, in the order of tables."""
+        return sorted(self.record.cells, key=_place)
+
+    def task(self, cell: Cell) -> Task:
+        """A cell's task."""
+        return self.tasks[cell.task].task
+
+    def method(self, cell: Cell) -> Method:
+        """A cell's method."""
+        data = self.tasks[cell.task]
+        if cell.method not in data.methods:
+            data.methods[cell.method] = METHODS[cell.method].make(data.setting)
+        return data.methods[cell.method]
+
+    def subjects(self, cell: Cell) -> list[Subject]:
+        """Who is asked in a cell."""
+        data = self.tasks[cell.task]
+        if cell.history not in data.subjects:
+            data.subjects[cell.history] = subjects(data.users, cell.history, self.options.walk_forward)
+        return data.subjects[cell.history]
+
+    def pairs(self, cell: Cell) -> list[tuple[Subject, Subject]]:
+        """(who is asked, by whose persona and memory): each by their own; under `swap` by the next one's."""
+        asked = self.subjects(cell)
+        serving = [*asked[1:], *asked[:1]] if self.options.control == "swap" else asked
+        return list(zip(asked, serving, strict=True))
+
+    def swapped_pairs(self, cell: Cell) -> list[tuple[Subject, Subject]]:
+        """(who is asked, by whose persona and memory) for every two users, of a swap matrix."""
+        return [(asked, serving) for asked in self.subjects(cell) for serving in self.subjects(cell)]
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def chain(self, subject: Subject, cell: Cell, iterations: int | None = None) -> Chain:
+        """By what a user is answered in a cell, as far as the journal knows; or after only so many iterations."""
+        method = self.method(cell)
+        units: list[Unit] = []
+        learnt: Mapping[str, Any] | None = None
+        work = method.learning(subject, cell)
+        if work is not None:
+            unit = self.journal.get(work.key)
+            if unit is None:
+                return Chain("waiting", ())
+            units.append(unit)
+            if unit.error is not None:
+                return Chain(Failed(f"{unit.kind}: {unit.error}"), tuple(units))
+            learnt = unit.result
+        state = method.start(subject, cell, learnt)
+        steps = method.iterations(cell)
+        for iteration in range(1, (steps if iterations is None else min(iterations, steps)) + 1):
+            unit = self.journal.get(method.step(subject, cell, iteration, state).key)
+            if unit is None:
+                return Chain("waiting", tuple(units))
+            units.append(unit)
+            if unit.error is not None:
+                return Chain(Failed(f"alignment step {iteration}: {unit.error}"), tuple(units))
+            state = Persona(**unit.result["after"])
+        return Chain(state, tuple(units))
+
+    def answer(self, query: Query, served_by: Subject, cell: Cell, chain: Chain) -> Answer | Failed | Waiting:
+        """What became of one question in a cell."""
+        if not isinstance(chain.state, Persona | Notes):
+            return chain.state
+        method = self.method(cell)
+        works = method.answers(query, served_by, cell, chain.state)
+        units = [unit for work in works if (unit := self.journal.get(work.key)) is not None]
+        if len(units) < len(works):
+            return "waiting"
+        return Answer(tuple(units), method.decided(units))
 
     # -- working ----------------------------------------------------------------------------------
 
-    def run(self, cells: Sequence[Cell], progress: Progress) -> None:
-        """Do every unit of these cells that is not in the journal."""
-        known = {json.dumps(cell, sort_keys=True) for cell in self.record["cells"]}
-        new = [c.to_dict() for c in cells if json.dumps(c.to_dict(), sort_keys=True) not in known]
-        self.record["cells"] += new
+    def run(self, cells: Sequence[Cell], progress: Progress, matrix: Sequence[Cell] = ()) -> None:
+        """Do every unit of these cells, and of their swap matrices, that is not in the journal."""
+        new = self.record.ask(cells, matrix)
         self._write_record(complete=False)
         try:
-            self._run(cells, progress)
+            self._run(cells, matrix, progress)
         except InputError:
             # A setting that cannot work, such as a key that is refused: cells of which nothing is done were a mistake.
-            self.record["cells"] = [c for c in self.record["cells"] if c not in new or self._begun(Cell(**c))]
+            self.record.forget([cell for cell in new if not self._begun(cell)])
             self._write_record(complete=True)
             raise
 
-    def _run(self, cells: Sequence[Cell], progress: Progress) -> None:
+    def _run(self, cells: Sequence[Cell], matrix: Sequence[Cell], progress: Progress) -> None:
+        def do(name: str, works: Iterator[Work]) -> None:
+            self.workers.do(name, list(works), self.journal, progress)
+
         try:
             self._record_histories(progress)
-            self._phase("profiles", list(self._profile_works(cells)), progress)
-            self._align(cells, progress)
-            self._phase("answers", list(self._answer_works(cells)), progress)
+            do("learning", self._learning_works(cells))
+            for iteration in range(1, max((self.method(cell).iterations(cell) for cell in cells), default=0) + 1):
+                do(f"alignment {iteration}", self._step_works(cells, iteration))
+            do("answers", self._answer_works(cells, self.pairs))
+            do("swap matrix", self._answer_works(matrix, self.swapped_pairs))
         except BaseException:
             with suppress(StoreError):  # of a disk that is full, the first fault is told
                 self._write_record(complete=True)
@@ -197,190 +296,108 @@ class Study:
         self._write_record(complete=True)
 
     def _begun(self, cell: Cell) -> bool:
-        return any(self.chain(user, cell).units for user in self.tasks[cell.task].served_by.values())
+        for asked, serving in self.pairs(cell):
+            chain = self.chain(serving, cell)
+            if chain.units or any(isinstance(self.answer(q, serving, cell, chain), Answer) for q in asked.queries):
+                return True
+        return False
 
-    @property
-    def calls_needed(self) -> int | None:
-        """What --max-calls must be at least, if it was too low for any unit to be done in this run."""
-        return min(self._refused) if self._refused and not self.meter.spent.lm_calls else None
-
-    def stop(self) -> None:
-        """Start no further unit."""
-        self._stop.set()
-
-    def chain(self, user: User, cell: Cell, iterations: int | None = None) -> Chain:
-        """A user's persona in a cell, as far as the journal knows; or after only so many iterations."""
-        data = self.tasks[cell.task]
-        units: list[Unit] = []
-        profile: str | None = None
-        if self.options.profile:
-            unit = self.journal.get(data.method.profile_work(user, cell).key)
-            if unit is None:
-                return Chain("waiting", ())
-            units.append(unit)
-            if unit.error is not None:
-                return Chain(Failed(f"profile: {unit.error}"), tuple(units))
-            profile = unit.result["profile"]
-        persona = data.method.initial_persona(cell.memories, profile)
-        for iteration in range(1, (cell.iterations if iterations is None else iterations) + 1):
-            unit = self.journal.get(data.method.step_work(user, cell, iteration, persona).key)
-            if unit is None:
-                return Chain("waiting", tuple(units))
-            units.append(unit)
-            if unit.error is not None:
-                return Chain(Failed(f"alignment step {iteration}: {unit.error}"), tuple(units))
-            persona = Persona(**unit.result["after"])
-        return Chain(persona, tuple(units))
-
-    def answer(self, query: Query, served_by: User, cell: Cell, chain: Chain) -> Unit | Failed | Waiting:
-        """What became of one question in a cell."""
-        if not isinstance(chain.persona, Persona):
-            return chain.persona
-        work = self.tasks[cell.task].method.answer_work(query, served_by, cell, chain.persona)
-        return self.journal.get(work.key) or "waiting"
-
-    def _profile_works(self, cells: Sequence[Cell]) -> Iterator[Work]:
-        if not self.options.profile:
-            return
-        for cell in {(cell.task, cell.seed): cell for cell in cells}.values():
-            for user in self.tasks[cell.task].served_by.values():
-                yield self.tasks[cell.task].method.profile_work(user, cell)
-
-    def _align(self, cells: Sequence[Cell], progress: Progress) -> None:
-        """Iteration by iteration: users, batch sizes and memories side by side within each."""
-        for iteration in range(1, max((cell.iterations for cell in cells), default=0) + 1):
-            works = []
-            # Cells that differ in E alone share the steps that they have in common.
-            going_on = [cell for cell in cells if cell.iterations >= iteration]
-            for cell in {(c.task, c.seed, c.batch_size, c.memories): c for c in going_on}.values():
-                data = self.tasks[cell.task]
-                for user in data.served_by.values():
-                    chain = self.chain(user, cell, iteration - 1)
-                    if isinstance(chain.persona, Persona):
-                        works.append(data.method.step_work(user, cell, iteration, chain.persona))
-            self._phase(f"alignment {iteration}", works, progress)
-
-    def _answer_works(self, cells: Sequence[Cell]) -> Iterator[Work]:
+    def _learning_works(self, cells: Sequence[Cell]) -> Iterator[Work]:
         for cell in cells:
-            data = self.tasks[cell.task]
-            for user in data.users:
-                served_by = data.served_by[user.user_id]
-                chain = self.chain(served_by, cell)
-                if isinstance(chain.persona, Persona):
-                    for query in user.queries:
-                        yield data.method.answer_work(query, served_by, cell, chain.persona)
+            for subject in self.subjects(cell):
+                work = self.method(cell).learning(subject, cell)
+                if work is not None:
+                    yield work
+
+    def _step_works(self, cells: Sequence[Cell], iteration: int) -> Iterator[Work]:
+        """One iteration of all cells: users, batch sizes and memories side by side within it."""
+        # Cells that differ in E alone share the steps that they have in common.
+        going_on = {replace(c, iterations=iteration): c for c in cells if self.method(c).iterations(c) >= iteration}
+        for cell in going_on.values():
+            for subject in self.subjects(cell):
+                state = self.chain(subject, cell, iteration - 1).state
+                if isinstance(state, Persona):
+                    yield self.method(cell).step(subject, cell, iteration, state)
+
+    def _answer_works(
+        self, cells: Sequence[Cell], pairs: Callable[[Cell], list[tuple[Subject, Subject]]]
+    ) -> Iterator[Work]:
+        for cell in cells:
+            chains = {id(serving): self.chain(serving, cell) for serving in self.subjects(cell)}
+            for asked, serving in pairs(cell):
+                state = chains[id(serving)].state
+                if isinstance(state, Persona | Notes):
+                    for query in asked.queries:
+                        yield from self.method(cell).answers(query, serving, cell, state)
 
     def _record_histories(self, progress: Progress) -> None:
-        """Interactions into the stores, and their vectors where any cell recalls."""
-        recalls = any(entry["memories"] for entry in self.record["cells"])
-        todo = [(name, data, user) for name, data in self.tasks.items() for user in data.users]
-        with progress.phase("histories", len(todo)) as bar:
-            for name, data, user in todo:
-                if self._stop.is_set():
-                    return
-                store = data.method.store
-                with _made_anew(self._database(name)):
-                    store.add(user.history)
-                    if recalls:
-                        store.snapshot(user.user_id)
-                        data.method.hold(user)
-                bar.advance()
+        """Interactions into the stores, as many as any cell can see, and their vectors where any retrieves."""
+        cells = self.record.cells
+        todo = [(name, user) for name, data in self.tasks.items() for user in data.users]
+        deepest = {name: _deepest([cell.history for cell in cells if cell.task == name]) for name in self.tasks}
+        retrieving = {cell.task for cell in cells if self.method(cell).retrieves(cell)}
 
-    def _phase(self, name: str, works: Sequence[Work], progress: Progress) -> None:
-        unique = {work.key: work for work in works}
-        todo = [work for work in unique.values() if self._is_open(work.key)]
-        if not todo:
-            return
-        with progress.phase(name, len(todo), self.meter) as bar:
-            if self.options.workers == 1:
-                for work in todo:
-                    bar.advance(self._do(work))
+        def record(name: str, user: User) -> None:
+            if self.workers.stopped:
                 return
-            self._side_by_side(todo, bar.advance, progress)
+            setting = self.tasks[name].setting
+            with _made_anew(self._database(name)):
+                seen = deepest[name] + (self.options.walk_forward or 0)
+                setting.store.add(user.history[max(0, len(user.history) - seen) :])
+                if name in retrieving:
+                    setting.store.snapshot(user.user_id)
+                    setting.hold(user.user_id)
 
-    def _side_by_side(self, todo: Sequence[Work], advance: Callable[[Unit | None], None], progress: Progress) -> None:
-        pool = ThreadPoolExecutor(self.options.workers, thread_name_prefix="study")
-        pending: set[Future[Unit | None]] = {pool.submit(self._do, work) for work in todo}
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in done:
-                    advance(future.result())
-            pool.shutdown()
-        except BaseException as stopped:
-            self._stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            begun = {future for future in pending if not future.cancelled()}  # who was cancelled so is never done
-            if isinstance(stopped, KeyboardInterrupt):
-                progress.say("interrupted: a moment for the units under way, so that they are not paid for twice")
-                _, left = wait(begun, timeout=GRACE_SECONDS)
-                with self._journalling:
-                    self.given_up = sum(future.running() for future in left)
-                    self._closed = True
-            else:
-                wait(begun)
-            raise
-
-    def _is_open(self, key: str) -> bool:
-        unit = self.journal.get(key)
-        return unit is None or (self.options.retry_failed and not unit.ok and key not in self._retried)
-
-    def _do(self, work: Work) -> Unit | None:
-        """Do one unit and journal it; None if it has to wait for another run."""
-        if self._stop.is_set():
-            return None
-        self._retried.add(work.key)
-        with self.meter.admitted(work.worst_case) as admitted, metering() as usage:
-            if not admitted:
-                self._refused.append(work.worst_case)
-                return None
-            if self._stop.is_set():  # while it waited to be admitted
-                return None
-            started = time.perf_counter()
-            result: dict[str, Any] = {}
-            error: str | None = None
+        with progress.phase("histories", len(todo)) as bar, ThreadPoolExecutor(_processors()) as pool:
+            # Each text is still encoded by itself, so the vectors are those of one thread.
+            futures = [pool.submit(record, name, user) for name, user in todo]
             try:
-                # No trace and no history: they would hold every user's prompts. The host's settings stay.
-                with dspy.context(
-                    lm=self._models.lm,
-                    adapter=dspy.ChatAdapter(),
-                    trace=None,
-                    disable_history=True,
-                    callbacks=[],
-                ):
-                    result = work.run()
-            except Exception as failure:
-                if _by_the_cap(failure):
-                    return None
-                if isinstance(failure, PersonaAgentError):
-                    raise
-                error = _one_line(failure)
-                # An LM that has answered in this run was not mistaken, whatever it says now.
-                if isinstance(failure, LMError) and says_misconfigured(failure):
-                    if not self.meter.has_answered(failure.model or "", getattr(failure, "endpoint", "")):
-                        raise InputError(f"the LM cannot be used: {error}") from failure
-            unit = Unit(work.key, work.kind, result, error, usage, time.perf_counter() - started)
-        with self._journalling:
-            if self._closed:  # given up after an interruption: the study's files are written without it
-                return None
-            self.journal.add(unit)
-        return unit
+                for future in futures:
+                    future.result()
+                    bar.advance()
+            except BaseException:
+                self.workers.stop()
+                raise
 
     # -- loading ----------------------------------------------------------------------------------
 
+    def _record_calls(self, path: Path) -> None:
+        """From now on every LM call, and every answer of Wikipedia, is in this file, too."""
+        if not path.exists() and len(self.journal):
+            self.notes.append(
+                f"{path} begins with this run: the {len(self.journal)} units that were done before are not in it, and "
+                f"a replay lacks them. A study that is recorded from its first call is whole"
+            )
+        self._recording = Recording(path, self.options.recorded, mask=masked)
+        self._resources.callback(self._recording.close)
+        self._models = self._make_models()
+        self.workers = self._make_workers()
+
+    def _make_workers(self) -> Workers:
+        options = self.options
+        return Workers(options.workers, options.retry_failed, self.meter, self._models.lms, recording_scope)
+
     def _make_models(self) -> Models:
         options = self.options
+        names = (options.align_lm, options.api_base, options.align_endpoint, options.temperature)
+        if options.rescore:
+            return Models({}, None, *names)
+        if options.replay is not None:
+            replay = options.replay
+            lms = {name: replay.lm(name, meter=self.meter) for name in options.lms}
+            return Models(lms, replay.lm(options.align_lm, meter=self.meter) if options.align_lm else None, *names)
         settings: dict[str, Any] = {
             "temperature": options.temperature,
             "timeout_seconds": options.timeout_seconds,
             "meter": self.meter,
         }
-        lm = make_lm(options.lm, api_base=options.api_base, **settings)
-        if options.align_lm is None:
-            align_lm = lm
-        else:
+        if self._recording is not None:
+            settings["recording"] = self._recording
+        lms = {name: make_lm(name, api_base=options.api_base, **settings) for name in options.lms}
+        align_lm = None
+        if options.align_lm is not None:
             align_lm = make_lm(options.align_lm, api_base=options.align_api_base, **settings)
-        return Models(lm, align_lm, options.align_lm, options.api_base, options.align_endpoint, options.temperature)
+        return Models(lms, align_lm, *names)
 
     def _open_source(self, name: str) -> Source:
         options = self.options
@@ -399,7 +416,7 @@ class Study:
             self.notes.append(
                 f"{name}: histories of {source.where} hold answers that are no label of the task, such as {first!r}"
             )
-        method = PersonaAgentMethod(
+        setting = Setting(
             task=source.task,
             store=store,
             models=self._models,
@@ -408,19 +425,26 @@ class Study:
             wikipedia=masked(options.wikipedia),
             wikipedia_tool=self._wikipedia(),
             workers=options.workers,
+            pool=partial(example_pool, source, users, options.data_seed, options.walk_forward),
+            data_seed=options.data_seed,
+            memory_bank_dates=options.memory_bank_dates,
         )
-        return TaskData(source.task, users, source.where, method, swapped(users, options.control))
+        return TaskData(source.task, users, source.where, setting)
 
     def _choose(self, name: str) -> list[User]:
         """The users who are asked."""
         options = self.options
         source = self._sources[name]
-        users = chosen_users(source, options.selection)
+        users = chosen_users(source, options.selection(name))
         self.notes += source.notes
-        if options.control == "swap" and len(users) < 2:
-            raise InputError(f"--control swap needs at least 2 users, but {source.where} gives {len(users)}")
+        if options.control in ("swap", "matrix") and len(users) < 2:
+            raise InputError(
+                f"--control {options.control} needs at least 2 users, but {source.where} gives {len(users)}"
+            )
         if len(users) < options.users:
             self.notes.append(f"{name}: {options.users} users were asked for and {source.where} has {len(users)}")
+        if options.walk_forward is not None:
+            return self._with_test_points(name, users)
         if empty := sum(not user.history for user in users):
             self.notes.append(
                 f"{name}: {empty} users have no history: the profiles of their asked questions have nothing in common"
@@ -432,6 +456,18 @@ class Study:
             )
         return users
 
+    def _with_test_points(self, name: str, users: list[User]) -> list[User]:
+        """Those of whom an interaction can be asked about, with something before it."""
+        found = [user for user in users if len(user.history) > 1]
+        if not found:
+            raise InputError(f"--walk-forward needs histories of 2 interactions or more, but {name} has none")
+        if few := sum(len(user.history) <= (self.options.walk_forward or 0) for user in users):
+            self.notes.append(
+                f"{name}: {few} users have no more than {self.options.walk_forward} interactions: they are asked about "
+                f"all but their first"
+            )
+        return found
+
     def _wikipedia(self) -> dspy.Tool | None:
         """One for all tasks: one session, one breaker, and no topic asked twice."""
         if self.options.wikipedia == "off":
@@ -439,6 +475,10 @@ class Study:
         if self._wikipedia_tool is None:
             url = ENGLISH if self.options.wikipedia == "on" else self.options.wikipedia
             answers = self._pages.of(url) if self._pages is not None else None
+            if self.options.replay is not None:
+                answers = self.options.replay.wikipedia()
+            elif self._recording is not None and answers is not None:
+                answers = self._recording.wikipedia(masked(url), answers)
             seconds = min(TIMEOUT_SECONDS, self.options.timeout_seconds)
             tool = Wikipedia(url=url, timeout_seconds=seconds, answers=answers)
             self._wikipedia_tool = tool.as_tool(self.options.prompts.wikipedia)
@@ -446,33 +486,10 @@ class Study:
 
     # -- study.json -------------------------------------------------------------------------------
 
-    def _read_record(self) -> dict[str, Any]:
-        settings = {**self.options.identity, **{f"data {n}": self._sources[n].digest for n in self.options.tasks}}
-        fresh = {"study": 1, "id": uuid4().hex, "settings": settings, "cells": [], "runs": []}
-        path = self.out / "study.json"
-        if not path.exists():
-            return fresh
-        try:
-            stored: dict[str, Any] = json.loads(path.read_bytes())
-            known: Mapping[str, Any] = stored["settings"]
-            [Cell(**entry) for entry in stored["cells"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a study's record ({error}); use another --out") from None
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be read: {refused(error)}") from error
-        changed = differing(known, settings)
-        if changed:
-            raise InputError(
-                f"{self.out} holds a study with other settings:\n" + "\n".join(changed) + "\n"
-                "Give this one another --out, or drop --out for a folder of its own."
-            )
-        return {**fresh, **stored, "settings": {**known, **settings}}
-
     def _write_record(self, complete: bool) -> None:
         """study.json as it is now; `complete` says whether this run will have spent no more than stands there."""
         command = [masked(part) for part in self.options.command]
-        self.record["runs"][-1] = {"command": command, **self._spent(), "complete": complete}
-        replace_file(self.out / "study.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
+        self.record.write({"command": command, **self._spent(), "complete": complete})
 
     def _database(self, task: str) -> Path:
         return self.out / "memory" / f"{task}.db"
@@ -486,10 +503,35 @@ class Study:
 
         What they spent after their last unit is not known: at most the calls of `--workers` units.
         """
-        for number, run in enumerate(self.record["runs"]):
+        for number, run in enumerate(self.record.runs):
             if not run.get("complete", True):
                 for name, value in self.journal.spent(number).items():
                     run[name] = max(run.get(name, 0), value)
+
+
+def _processors() -> int:
+    """So many texts are encoded at a time: the encoder computes, and waits for nothing."""
+    try:
+        return max(1, min(8, len(os.sched_getaffinity(0))))
+    except AttributeError:  # not on every system
+        return max(1, min(8, os.cpu_count() or 1))
+
+
+def _applies(control: str, cell: Cell) -> bool:
+    """Whether an equal-cost control differs from its cell without alignment."""
+    return control != "more-memories" or cell.memories > 0
+
+
+def _deepest(histories: Sequence[str]) -> int:
+    """How many of the newest interactions the cells of these histories can see, at most."""
+    most = 10**9
+    return max((most if history == ALL else int(history) for history in histories), default=most)
+
+
+def _place(cell: Cell) -> tuple[Any, ...]:
+    history = 10**9 if cell.history == ALL else int(cell.history)
+    axes = (cell.batch_size, cell.iterations, cell.memories)
+    return (cell.task, in_order(cell.method), cell.lm, history, *axes, cell.seed)
 
 
 def _shared_encoder() -> Any:
@@ -520,18 +562,3 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _by_the_cap(failure: BaseException) -> bool:
-    """Whether a call was refused by --max-calls; DSPy wraps what an engine raises."""
-    cause: BaseException | None = failure
-    while cause is not None and not isinstance(cause, BudgetError):
-        cause = cause.__cause__ or cause.__context__
-    return cause is not None
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, LMError):
-        return masked(f"{type(error).__name__}: [{error.model}] {one_line_of(error)}")
-    text = " ".join(masked(str(error)).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

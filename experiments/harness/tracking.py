@@ -11,19 +11,35 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from personaagent.datasets.task import Task
 from personaagent.experiments.harness.diff import persona_diff_page
 from personaagent.experiments.harness.files import refused_by_sqlite
+from personaagent.experiments.harness.methods.registry import PERSONA_AGENT
 from personaagent.experiments.harness.results import KEY_COLUMNS, Row, Sample, samples
 from personaagent.experiments.harness.secrets import masked
 from personaagent.experiments.harness.settings import DEFAULT_TRACKING, lm_title
 from personaagent.experiments.harness.study import Study
+from personaagent.experiments.harness.subjects import ALL
 from personaagent.experiments.harness.tracking_file import check_file, opened_alone, sqlite_file
 from personaagent.programs.errors import InputError
 from personaagent.programs.persona import Persona
 
-FILES = ("results.csv", "users.csv", "predictions.jsonl", "personas.jsonl", "scaling.png", "study.json")
+FILES = (
+    "report.md",
+    "results.csv",
+    "users.csv",
+    "pairs.csv",
+    "predictions.jsonl",
+    "personas.jsonl",
+    "swap_matrix.csv",
+    "swap_predictions.jsonl",
+    "scaling.png",
+    "comparison.png",
+    "histories.png",
+    "study.json",
+)
 _STUDY_TAG, _CELL_TAG, _TRACED_TAG = "personaagent.study", "personaagent.cell", "personaagent.traced"
 _CONNECT_SECONDS = 5.0
 # MLflow logs what it also raises, with a traceback; and what it only logs, `_trace` looks for itself.
@@ -87,7 +103,7 @@ class Tracker:
 
     def start(self, study: Study) -> None:
         """Open, or open again, the parent run."""
-        own = f"tags.`{_STUDY_TAG}` = '{study.record['id']}'"
+        own = f"tags.`{_STUDY_TAG}` = '{study.record.id}'"
         try:
             found = self._client.search_runs([self._experiment], filter_string=own, max_results=5_000)
         except Exception as error:
@@ -96,7 +112,7 @@ class Tracker:
         self._traced = {str(run.info.run_id): run.data.tags.get(_TRACED_TAG, "0") for run in found}
         # Params cannot change: the parent stays with the cell that it was first given.
         self._shown: dict[str, str] = next((run.data.params for run in found if not run.data.tags.get(_CELL_TAG)), {})
-        self._study_id: str = study.record["id"]
+        self._study_id: str = study.record.id
         try:
             self._parent = self._opened("", study.out.name, {})
         except Exception as error:
@@ -161,18 +177,27 @@ class Tracker:
     def _log_cell(self, study: Study, r: Row, metrics: Mapping[str, float]) -> None:
         c = r.cell
         key = json.dumps(c.to_dict(), sort_keys=True)
-        name = f"n={c.batch_size} E={c.iterations} K={c.memories}" + f" seed={c.seed}" * (len(study.seeds) > 1)
+        parts = [
+            c.task * (len(study.tasks) > 1),
+            c.method * (c.method != PERSONA_AGENT or len(study.options.methods) > 1),
+            f"h={c.history}" * (c.history != ALL),
+            f"n={c.batch_size} E={c.iterations} K={c.memories}",
+            f"seed={c.seed}" * (len(study.seeds) > 1),
+        ]
+        name = " ".join(filter(None, parts))
         run_id = self._opened(key, name, {"mlflow.parentRunId": self._parent})
         self._log_row(run_id, _params(r), metrics, {"mlflow.note.content": f"LM: {lm_title(c.lm)}"})
         found, _ = samples(study, r.cell)
         with tempfile.TemporaryDirectory() as folder:
-            page = Path(folder) / "personas.html"
-            page.write_text(persona_diff_page(r.cell, _personas(study, r)), encoding="utf-8")
-            self._client.log_artifact(run_id, str(page))
+            personas = _personas(study, r)
+            if personas:
+                page = Path(folder) / "personas.html"
+                page.write_text(persona_diff_page(r.cell, personas), encoding="utf-8")
+                self._client.log_artifact(run_id, str(page))
         if not r.waiting:
             answered = [s for s in found if s.answered][: study.options.trace_samples]
             for sample in answered[self._traces_done(run_id) :]:
-                self._trace(run_id, study.tasks[c.task].task, r, sample)
+                self._trace(run_id, study.task(c), r, sample)
         self._close(run_id, "KILLED" if r.waiting else "FINISHED")
 
     def _log_row(
@@ -215,7 +240,7 @@ class Tracker:
             span_type="AGENT",
             inputs={
                 "query": sample.query.input,
-                "persona": persona.text if isinstance(persona, Persona) else None,
+                "persona": persona.text if persona else None,
             },
             attributes={"gold": sample.query.gold, "lm": lm_title(r.cell.lm)},
             metadata={"mlflow.sourceRun": run_id},
@@ -280,7 +305,7 @@ def _metrics(study: Study, rows: Sequence[Row]) -> list[dict[str, float]]:
     for r in rows:
         numbers = {k: float(v) for k, v in r.values.items() if k not in KEY_COLUMNS and v is not None}
         if "score" in numbers:
-            sign = 1 if study.tasks[r.cell.task].task.higher_is_better else -1
+            sign = 1 if study.task(r.cell).higher_is_better else -1
             numbers["score_oriented"] = sign * numbers["score"]
         found.append(numbers)
     # The UI's comparison opens with the first metric that was logged.
@@ -293,26 +318,31 @@ def _metrics(study: Study, rows: Sequence[Row]) -> list[dict[str, float]]:
 def _personas(study: Study, r: Row) -> list[tuple[str, Persona, Persona]]:
     """(user, before alignment, after) of everyone who serves in a cell."""
     found = []
-    for user in study.tasks[r.cell.task].users:
-        before, after = study.chain(user, r.cell, 0).persona, study.chain(user, r.cell).persona
-        if isinstance(before, Persona) and isinstance(after, Persona):
-            found.append((user.user_id, before, after))
+    for subject in study.subjects(r.cell):
+        before, after = study.chain(subject, r.cell, 0).persona, study.chain(subject, r.cell).persona
+        if before is not None and after is not None:
+            found.append((subject.user_id, before, after))
     return found
 
 
 def _at_centre(study: Study, r: Row) -> bool:
     n, e, k = study.options.axes.centre
-    return r.cell == replace(r.cell, batch_size=n, iterations=e, memories=k)
+    return r.cell == replace(r.cell, method=PERSONA_AGENT, batch_size=n, iterations=e, memories=k)
 
 
 def _note(study: Study, rows: Sequence[Row], shown: Row) -> str:
-    axes, c = study.options.axes, shown.cell
+    c = shown.cell
     lms = ", ".join(sorted({lm_title(r.cell.lm) for r in rows}))
+    methods = ", ".join(dict.fromkeys(r.cell.method for r in rows))
+
+    def values(name: str) -> list[Any]:
+        return sorted({getattr(r.cell, name) for r in rows})
+
     return (
-        f"LM: {lms}. Study of {len(rows)} cells over n in {list(axes.batch_sizes)}, E in {list(axes.iterations)}, "
-        f"K in {list(axes.memories)}. This parent run carries the params and metrics of one of them "
-        f"(n={c.batch_size}, E={c.iterations}, K={c.memories}), so that it has the same keys as its children; the "
-        f"files of the whole study are its artifacts."
+        f"LM: {lms}. Study of {len(rows)} cells: {methods}, over n in {values('batch_size')}, E in "
+        f"{values('iterations')}, K in {values('memories')}. This parent run carries the params and metrics of one of "
+        f"them ({c.method}, n={c.batch_size}, E={c.iterations}, K={c.memories}), so that it has the same keys as its "
+        f"children; the files of the whole study are its artifacts, report.md the one to read first."
     )
 
 

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from personaagent.datasets.lamp.tasks import LAMP_2M, TASKS, LampTask
-from personaagent.experiments.harness import command, figure, study, tracking
+from personaagent.experiments.harness import command, study, tracking
 from personaagent.experiments.harness.cells import Axes
 from personaagent.experiments.harness.progress import Progress
 from personaagent.experiments.harness.prompts import Prompts
@@ -261,7 +261,8 @@ def rows() -> Callable[[study.Study], list[Row]]:
 def run_study(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[StudyOptions], int]:
     """A whole run without MLflow and the figure; its exit code."""
     monkeypatch.setattr(tracking, "Tracker", NoTracking)
-    monkeypatch.setattr(figure, "draw_scaling", lambda *_: None)
+    for name in ("scaling", "comparison", "histories"):
+        monkeypatch.setattr(f"personaagent.experiments.harness.figures.{name}.draw_{name}", lambda *_: None)
     return command.run_study
 
 

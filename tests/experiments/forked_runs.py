@@ -33,7 +33,7 @@ import scipy.stats  # noqa: E402, F401
 import sklearn.metrics  # noqa: E402, F401
 import typer  # noqa: E402, F401
 
-from personaagent.experiments.harness import command, figure, journal, report, study, tracking  # noqa: E402, F401
+from personaagent.experiments.harness import command, figures, journal, report, study, tracking  # noqa: E402, F401
 from personaagent.programs.lm import offline  # noqa: E402
 
 

@@ -15,7 +15,7 @@ import pytest
 from dspy import lm15
 from mlflow import MlflowClient
 
-from personaagent.experiments.harness import methods
+from personaagent.experiments.harness.methods import base, personas
 from personaagent.experiments.harness.prompts import Prompts
 from personaagent.experiments.harness.settings import StudyOptions
 from personaagent.experiments.harness.study import Study
@@ -327,12 +327,12 @@ def test_an_lm_at_its_worst_stays_within_the_worst_case(options: Make, engine: A
     engine.script = worst
     axes = ((2,), (1,), (3,))
     study = opened(options(axes=axes, profile=False, users=1, queries_per_user=1))
-    data = study.tasks["lamp-2m"]
-    [user], [cell] = data.users, study.all_cells()
-    persona = data.method.initial_persona(3, None)
+    [cell] = study.all_cells()
+    [subject], method = study.subjects(cell), study.method(cell)
+    persona = method.start(subject, cell, None)
     works = [
-        data.method.step_work(user, cell, 1, persona),
-        data.method.answer_work(user.queries[0], user, cell, persona),
+        method.step(subject, cell, 1, persona),
+        *method.answers(subject.queries[0], subject, cell, persona),
     ]
     spent = [study.journal.get(work.key) for work in works]
     for work, unit in zip(works, spent, strict=True):
@@ -344,7 +344,8 @@ def test_a_unit_that_meets_the_cap_waits_and_has_not_failed(
     asked: Any, options: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if a worst case were too low, the cap holds, and the unit is done by another run."""
-    monkeypatch.setattr(methods, "_calls_per_prediction", lambda model: -3)
+    for module in (base, personas):
+        monkeypatch.setattr(module, "calls_per_prediction", lambda model: -3)
     axes = ((2,), (1,), (3,))
     assert asked(options(axes=axes, max_calls=8)) == (1, 8)
     assert results(options().out)[0]["failed"] == "0"

@@ -19,7 +19,7 @@ import pytest
 from dspy import lm15
 from servers.wikipedia import FAULTS, MIXED, WikipediaServer
 
-from personaagent.experiments.harness import study
+from personaagent.experiments.harness import workers as workers_module
 from personaagent.experiments.harness.settings import StudyOptions
 from personaagent.programs.errors import InputError, StoreError
 
@@ -156,7 +156,7 @@ def test_all_tasks_share_what_was_answered(
     assert len(observations(one.out)) == 4 and set(observations(one.out)) == set(kept(one.out).values())
     assert server.requests == 3
     # Nor do they have a breaker each: what one task finds out of the site the other knows.
-    assert len({id(data.method.wikipedia_tool) for data in one.tasks.values()}) == 1
+    assert len({id(data.setting.wikipedia_tool) for data in one.tasks.values()}) == 1
 
 
 # -- faults --------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_with_all_faults_mixed_every_question_is_answered_and_every_request_coun
     usable = {text for text in read if not text.startswith("Wikipedia is not available right now (")}
     assert usable == set(kept(one.out).values()) and 0 < len(usable) < 100
     assert usable <= {PAGE.format(number) for number in range(100)}
-    tool = one.tasks["lamp-2m"].method.wikipedia_tool.func
+    tool = one.tasks["lamp-2m"].setting.wikipedia_tool.func
     assert tool.requests_sent == server.requests
     assert len(set(server.counts) & set(FAULTS)) > 2
 
@@ -262,7 +262,7 @@ def test_an_interruption_does_not_wait_for_a_site_that_hangs(
     workers: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(study, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(workers_module, "GRACE_SECONDS", 0.5)
     server.scenario = "hang"
     sent: list[float] = []
 

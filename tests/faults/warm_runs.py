@@ -56,7 +56,7 @@ for _name in (
     "mlflow.tracing.processor.mlflow_v3",
     "optuna",
     "personaagent.datasets.sample",
-    "personaagent.experiments.harness.figure",
+    "personaagent.experiments.harness.figures",
     "personaagent.experiments.harness.options",
     "personaagent.experiments.harness.report",
     "scipy.stats",

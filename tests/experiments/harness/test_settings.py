@@ -32,7 +32,7 @@ Make = Callable[..., StudyOptions]
         ({"timeout_seconds": 0}, "--timeout-seconds must be above 0"),
         ({"timeout_seconds": math.nan}, "--timeout-seconds must be above 0"),
         ({"timeout_seconds": math.inf}, "--timeout-seconds must be above 0"),
-        ({"control": "other"}, "--control must be none or swap, but got 'other'"),
+        ({"control": "other"}, "--control must be one of none, swap, matrix, equal-cost, but got 'other'"),
         ({"wikipedia": "maybe"}, "--wikipedia must be on, off or the URL"),
         ({"align_api_base": "http://x"}, "--align-api-base needs --align-lm"),
     ],
@@ -95,7 +95,6 @@ def test_the_folders_name_has_8_hex_digits_and_depends_on_the_data(options: Make
 
 
 def test_another_lm_for_alignment_that_is_the_same_one_is_said(options: Make) -> None:
-    assert options().constant_columns["align_lm"] == options().lm
     assert options(align_lm="a/b", align_api_base="http://x").align_endpoint == "http://x"
     assert options(api_base="http://y").align_endpoint == "http://y"
     assert options(align_lm="a/b", api_base="http://y").align_endpoint is None

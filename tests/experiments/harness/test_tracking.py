@@ -69,6 +69,7 @@ def test_a_parent_with_a_run_a_cell_the_same_keys_on_all_and_none_running(run: A
     assert [r.data.params["batch_size"] for r in cells] == ["0", "2"]
     assert cells[1].data.metrics["score_oriented"] == cells[1].data.metrics["score"]
     files = {"results.csv", "users.csv", "predictions.jsonl", "personas.jsonl", "scaling.png", "study.json"}
+    files |= {"report.md", "pairs.csv"}
     assert artifacts(database, parent.info.run_id) == files
     assert all(artifacts(database, r.info.run_id) == {"personas.html"} for r in cells)
 
