@@ -121,6 +121,19 @@ class Arguments:
             help="Of memory-bank: the latest so many dates get notes, at 2 LM calls each and 2 for all.",
         ),
     ] = 10
+    memory_bank_curve: Annotated[
+        str,
+        typer.Option(
+            "--memory-bank-curve",
+            help="Of memory-bank's forgetting: paper, exp(-t/S); or published, the authors' code, exp(-t/5*S).",
+        ),
+    ] = "paper"
+    memory_bank_clock: Annotated[
+        str,
+        typer.Option(
+            "--memory-bank-clock", help="Of memory-bank's forgetting: items, since dates span years; or days."
+        ),
+    ] = "items"
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="YAML file of prompts in place of the built-in ones.")
     ] = None
@@ -234,35 +247,31 @@ def study_options(script: str, given: Arguments) -> StudyOptions:
     offline = given.lm == OFFLINE
     tasks = tuple(dict.fromkeys(check_task(part.strip()) for part in given.tasks.split(",")))
     queries, by_task = _queries(given.queries_per_user)
-    same: tuple[str, ...] = (
-        *("data", "split", "users", "users_by", "walk_forward", "data_seed", "grid", "search", "control"),
-        *("memory_bank_dates", "lm", "api_base", "align_lm", "align_api_base", "temperature", "timeout_seconds"),
-        *("max_calls", "retry_failed", "record", "rescore", "out", "tracking", "trace_samples", "dry_run"),
-    )
     labels = given.labels
-    return StudyOptions(
-        script=script,
-        tasks=tasks,
-        axes=Axes(
+    read: dict[str, Any] = {
+        "tasks": tasks,
+        "axes": Axes(
             parse_axis("--batch-sizes", given.batch_sizes),
             parse_axis("--iterations", given.iterations, most=100),
             parse_axis("--memories", given.memories),
         ),
-        seeds=parse_axis("--seeds", given.seeds, most=2**31 - 1),
-        methods=parse_methods(given.methods),
-        histories=parse_histories(given.histories),
-        columns=parse_columns(given.columns) if given.columns is not None else None,
-        labels=tuple(part.strip() for part in labels.split(",")) if labels is not None else (),
-        queries_per_user=queries,
-        queries_by_task=by_task,
-        profile=given.profile == "on",
-        wikipedia=given.wikipedia or ("off" if offline else "on"),
-        prompts=load_prompts(given.prompts) if given.prompts else Prompts(),
-        workers=given.workers if given.workers is not None else (1 if offline or replay is not None else 8),
-        replay=replay,
-        command=tuple(sys.argv[1:]),
-        **{name: getattr(given, name) for name in same},
-    )
+        "seeds": parse_axis("--seeds", given.seeds, most=2**31 - 1),
+        "methods": parse_methods(given.methods),
+        "histories": parse_histories(given.histories),
+        "columns": parse_columns(given.columns) if given.columns is not None else None,
+        "labels": tuple(part.strip() for part in labels.split(",")) if labels is not None else (),
+        "queries_per_user": queries,
+        "queries_by_task": by_task,
+        "profile": given.profile == "on",
+        "wikipedia": given.wikipedia or ("off" if offline else "on"),
+        "prompts": load_prompts(given.prompts) if given.prompts else Prompts(),
+        "workers": given.workers if given.workers is not None else (1 if offline or replay is not None else 8),
+        "replay": replay,
+        "command": tuple(sys.argv[1:]),
+    }
+    # The rest is as it was written.
+    rest = {field.name for field in fields(Arguments)} - {*read, "study", "batch_sizes", "iterations", "memories"}
+    return StudyOptions(script=script, **read, **{name: getattr(given, name) for name in rest})
 
 
 def _as_recorded(given: Arguments, replay: Replay) -> Arguments:

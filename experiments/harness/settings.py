@@ -19,6 +19,7 @@ from personaagent.experiments.harness.methods.registry import PERSONA_AGENT
 from personaagent.experiments.harness.prompts import Prompts
 from personaagent.experiments.harness.secrets import masked, refuse_secret
 from personaagent.experiments.harness.subjects import ALL
+from personaagent.programs.baselines.forgetting import CLOCKS, CURVES, Clock, Curve
 from personaagent.programs.baselines.memory_bank import DATES
 from personaagent.programs.errors import InputError
 from personaagent.programs.lm.make import OFFLINE
@@ -77,6 +78,8 @@ class StudyOptions:
     queries_by_task: Mapping[str, int | None] = field(default_factory=dict)
     """Where it is not `queries_per_user`."""
     memory_bank_dates: int = DATES
+    memory_bank_curve: Curve = "paper"
+    memory_bank_clock: Clock = "items"
     replay: Replay | None = field(default=None, compare=False)
     """The recording that answers in place of the LMs; they keep their names."""
     record: Path | None = None
@@ -109,6 +112,12 @@ class StudyOptions:
             raise InputError(f"--timeout-seconds must be above 0 and finite, but got {self.timeout_seconds}")
         if self.control not in CONTROLS:
             raise InputError(f"--control must be one of {', '.join(CONTROLS)}, but got {self.control!r}")
+        for option, choice, choices in (
+            ("--memory-bank-curve", self.memory_bank_curve, CURVES),
+            ("--memory-bank-clock", self.memory_bank_clock, CLOCKS),
+        ):
+            if choice not in choices:
+                raise InputError(f"{option} must be {' or '.join(choices)}, but got {choice!r}")
         if self.walk_forward is not None and self.control in ("swap", "matrix"):
             raise InputError(
                 f"--walk-forward and --control {self.control} exclude each other: another user's memory has another "
@@ -185,6 +194,8 @@ class StudyOptions:
             "queries_by_task": dict(sorted(self.queries_by_task.items())),
             "walk_forward": self.walk_forward,
             "memory_bank_dates": self.memory_bank_dates,
+            "memory_bank_curve": self.memory_bank_curve,
+            "memory_bank_clock": self.memory_bank_clock,
         }
 
     @property
@@ -195,6 +206,7 @@ class StudyOptions:
         source = str(self.data.resolve()) if self.data else SAMPLE_USERS
         # What came later counts where it is used: the folders of earlier versions are found again.
         later: dict[str, Any] = {"queries_by_task": {}, "walk_forward": None, "memory_bank_dates": DATES}
+        later |= {"memory_bank_curve": "paper", "memory_bank_clock": "items"}
         named = {name: value for name, value in self.identity.items() if later.get(name, self) != value}
         text = json.dumps({**named, "data": source}, sort_keys=True)
         return Path("runs") / f"{self.script}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

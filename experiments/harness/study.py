@@ -279,21 +279,35 @@ class Study:
             raise
 
     def _run(self, cells: Sequence[Cell], matrix: Sequence[Cell], progress: Progress) -> None:
-        def do(name: str, works: Iterator[Work]) -> None:
-            self.workers.do(name, list(works), self.journal, progress)
-
         try:
-            self._record_histories(progress)
-            do("learning", self._learning_works(cells))
-            for iteration in range(1, max((self.method(cell).iterations(cell) for cell in cells), default=0) + 1):
-                do(f"alignment {iteration}", self._step_works(cells, iteration))
-            do("answers", self._answer_works(cells, self.pairs))
-            do("swap matrix", self._answer_works(matrix, self.swapped_pairs))
+            if self.options.retry_failed or not self._is_done(cells, matrix):
+                self._ask(cells, matrix, progress)
         except BaseException:
             with suppress(StoreError):  # of a disk that is full, the first fault is told
                 self._write_record(complete=True)
             raise
         self._write_record(complete=True)
+
+    def _ask(self, cells: Sequence[Cell], matrix: Sequence[Cell], progress: Progress) -> None:
+        def do(name: str, works: Iterator[Work]) -> None:
+            self.workers.do(name, list(works), self.journal, progress)
+
+        self._record_histories(progress)
+        do("learning", self._learning_works(cells))
+        for iteration in range(1, max((self.method(cell).iterations(cell) for cell in cells), default=0) + 1):
+            do(f"alignment {iteration}", self._step_works(cells, iteration))
+        do("answers", self._answer_works(cells, self.pairs))
+        do("swap matrix", self._answer_works(matrix, self.swapped_pairs))
+
+    def _is_done(self, cells: Sequence[Cell], matrix: Sequence[Cell]) -> bool:
+        """Whether nothing waits, so that memory need not be read, nor the encoder loaded."""
+        for cell, pairs in [*((c, self.pairs(c)) for c in cells), *((c, self.swapped_pairs(c)) for c in matrix)]:
+            chains = {id(serving): self.chain(serving, cell) for serving in self.subjects(cell)}
+            for asked, serving in pairs:
+                for query in asked.queries:
+                    if self.answer(query, serving, cell, chains[id(serving)]) == "waiting":
+                        return False
+        return True
 
     def _begun(self, cell: Cell) -> bool:
         for asked, serving in self.pairs(cell):
@@ -428,6 +442,8 @@ class Study:
             pool=partial(example_pool, source, users, options.data_seed, options.walk_forward),
             data_seed=options.data_seed,
             memory_bank_dates=options.memory_bank_dates,
+            memory_bank_curve=options.memory_bank_curve,
+            memory_bank_clock=options.memory_bank_clock,
         )
         return TaskData(source.task, users, source.where, setting)
 

@@ -15,6 +15,7 @@ from personaagent.experiments.harness.cells import Cell
 from personaagent.experiments.harness.journal import Kind, Unit
 from personaagent.experiments.harness.prompts import Prompts
 from personaagent.experiments.harness.subjects import Subject
+from personaagent.programs.baselines.forgetting import Clock, Curve
 from personaagent.programs.baselines.memory_bank import DATES
 from personaagent.programs.interaction import Interaction
 from personaagent.programs.lm.make import CALLS_PER_PREDICTION, OFFLINE
@@ -90,6 +91,8 @@ class Setting:
     """Of icl: interactions of any users, none of them a question of the study."""
     data_seed: int = 0
     memory_bank_dates: int = DATES
+    memory_bank_curve: Curve = "paper"
+    memory_bank_clock: Clock = "items"
     views: dict[str, EpisodicMemory] = field(default_factory=dict, init=False, compare=False)
     """Views of memory that are kept, by user."""
 

@@ -142,6 +142,8 @@ class BaselineMethod:
                     pool=setting.pool() if self.name == "icl" else (),
                     seed=setting.data_seed,
                     dates=setting.memory_bank_dates,
+                    curve=setting.memory_bank_curve,
+                    clock=setting.memory_bank_clock,
                 ),
             )
         return made

@@ -381,6 +381,15 @@ def test_the_json_adapter_is_answered_as_the_chat_adapter() -> None:
     assert chat.toDict() == as_json.toDict() and chat.answer == "war"
 
 
+@pytest.mark.parametrize("words", ["1, 2, 3, 4, or 5", "1, 2, 3, 4 or 5", "1, 2, 3, 4, 5"])
+def test_the_last_of_a_list_in_words_is_a_possible_answer_and_the_word_or_is_none(words: str) -> None:
+    asked = f"What is the score? just answer with {words} without further explanation. review: It's fine, or so."
+    with dspy.context(lm=reader()):
+        for score in "12345":
+            records = "\n".join(f"2020 «It's fine, or so.» -> «{score}»" for _ in range(3))
+            assert dspy.Predict("query, records -> answer")(query=asked, records=records).answer == score
+
+
 def test_without_a_list_the_closest_records_answer_or_the_first_sentence() -> None:
     records = '2001 «two bakers» -> "Bread wins"\n2002 «a ship near Saturn» -> "Off «course»"'
     signature = "article, history -> headline"
