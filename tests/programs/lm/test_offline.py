@@ -386,7 +386,7 @@ def test_the_last_of_a_list_in_words_is_a_possible_answer_and_the_word_or_is_non
     asked = f"What is the score? just answer with {words} without further explanation. review: It's fine, or so."
     with dspy.context(lm=reader()):
         for score in "12345":
-            records = "\n".join(f"2020 «It's fine, or so.» -> «{score}»" for _ in range(3))
+            records = "\n".join(f"2020 «It's fine, or so.» -> {score}" for _ in range(3))
             assert dspy.Predict("query, records -> answer")(query=asked, records=records).answer == score
 
 
