@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
 from personaagent.optimizers.signatures import Update, gradient_signature
+from personaagent.optimizers.student import BatchItem, Metric, Student, answer_of, batch_item, compared, recalled_in
 from personaagent.programs.adapter import careful
-from personaagent.programs.agent import PersonaAgent
 from personaagent.programs.errors import InputError
 from personaagent.programs.handles import check_count
-from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
+from personaagent.programs.interaction import Interaction, Position
 from personaagent.programs.lm.meter import metering
+from personaagent.programs.lm.scope import scope_part
 from personaagent.programs.memory.semantic import SemanticMemory
 from personaagent.programs.persona import Persona
 from personaagent.programs.quoting import defuse, one_line, shorten, written
+from personaagent.programs.spending import spending
 
 MAX_PERSONA_CHARS = 20_000
 """A longer rewrite is unusable: it would be sent with every later call."""
@@ -35,11 +37,11 @@ MAX_PERSONA_CHARS = 20_000
 MAX_CRITIC_CHARS = 20_000
 """Longest question, answer or list of steps that the critic sees."""
 
-Metric = Callable[..., Any]
-"""Of DSPy: called with an example and a prediction."""
-
 MAX_FEEDBACK_CHARS = 4_000
 """Longest part of one gradient that the update sees."""
+
+Aligned = TypeVar("Aligned", bound=Student)
+"""A handle of any kind: what is aligned is of the student's."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class AlignmentStep:
 
 
 class PersonaAlignment(Teleprompter):
-    """Rewrites the persona of one user's agent from the user's last n interactions.
+    """Rewrites the persona of one user's agent, or personalised program, from the user's last n interactions.
 
     The batch is the latest n, the same in every iteration; the agent answers it anew under the persona of
     the iteration before (Algorithm 1's line 15, as printed, would restart from the initial one). While
@@ -100,9 +102,11 @@ class PersonaAlignment(Teleprompter):
         iterations: E; from 0, which aligns nothing.
         lm: the LM of gradient and update. Default: the one in `dspy.settings`.
         num_threads: most rollouts at a time; at least 1. Default: n.
-        metric: `metric(example, prediction) -> float | dspy.Prediction(score, feedback)`, as DSPy's optimizers take
-            it. Its feedback on each rollout is shown to the critic beside the two answers. Default: none, as in the
-            paper.
+        stop_at_failure: begins no further rollout once one has failed for good. False ends them all first, so that
+            calls that are replayed cost what they cost when they were recorded.
+        metric: `metric(example, prediction) -> float | bool | dspy.Prediction(score, feedback)`, as DSPy's optimizers
+            take it. Its feedback on each rollout, or its score if it has none, is shown to the critic beside the two
+            answers. Default: none, as in the paper.
         show_trajectory: lets the critic see the agent's steps too. The paper's sees question, expected and
             given answer.
         profile_before_batch: starts from a new initial persona, whose profile is summarised by
@@ -122,6 +126,7 @@ class PersonaAlignment(Teleprompter):
         *,
         lm: dspy.LM | None = None,
         num_threads: int | None = None,
+        stop_at_failure: bool = True,
         metric: Metric | None = None,
         show_trajectory: bool = False,
         profile_before_batch: bool = False,
@@ -140,6 +145,7 @@ class PersonaAlignment(Teleprompter):
         self.iterations = iterations
         self.lm = lm
         self.num_threads = num_threads
+        self.stop_at_failure = stop_at_failure
         self.metric = metric
         self.show_trajectory = show_trajectory
         self.profile_before_batch = profile_before_batch
@@ -149,19 +155,20 @@ class PersonaAlignment(Teleprompter):
 
     def compile(
         self,
-        student: PersonaAgent,
+        student: Aligned,
         *,
         trainset: Sequence[dspy.Example],
         teacher: dspy.Module | None = None,
         valset: Sequence[dspy.Example] | None = None,
-    ) -> PersonaAgent:
+    ) -> Aligned:
         """Align.
 
         Args:
-            student: a handle made by `agent.for_user`. It is not changed. A memory that is cut by `since` is cut in
-                every rollout.
+            student: a handle made by `for_user`, of a PersonaAgent or a personalised program (see `Student`). It is
+                not changed. A memory that is cut by `since` is cut in every rollout.
             trainset: the user's interactions as examples, in any order (`Interaction.to_example`). One
-                without a timestamp and an ordinal counts as later than all of memory, in list order.
+                without a timestamp and an ordinal counts as later than all of memory, in list order. All inputs of
+                an example are passed; the critic sees the query, and with several inputs the others beside it.
             teacher, valset: not used; a DSPy optimizer takes them.
 
         Returns:
@@ -169,15 +176,15 @@ class PersonaAlignment(Teleprompter):
             else is written: save the program, or `store.save_persona(user_id, aligned.persona)`.
 
         Raises:
-            InputError: if the student serves no user, or an example lacks a field.
+            InputError: if the student serves no user, an example lacks a field, or the student's answer does.
             dspy's `LMError`: if an LM call fails for good.
         """
-        if not isinstance(student, PersonaAgent) or student.persona is None or student.user_id is None:
+        if not isinstance(student, Student) or student.persona is None or student.user_id is None:
             raise InputError("the student serves no user: pass what agent.for_user(user_id) returns")
         if self.profile_before_batch and student.memory is None:
             raise InputError("profile_before_batch=True needs a student with a memory")
         batch = self._latest(student, trainset)
-        aligned = student.with_persona(student.persona)
+        aligned: Any = student.with_persona(student.persona)
         steps: list[AlignmentStep] = []
         for iteration in range(1, (self.iterations if batch else 0) + 1):
             step = self._step(aligned, batch, iteration)
@@ -186,7 +193,7 @@ class PersonaAlignment(Teleprompter):
         aligned.alignment_steps = steps
         return aligned
 
-    def _step(self, agent: PersonaAgent, batch: Sequence[_BatchItem], iteration: int) -> AlignmentStep:
+    def _step(self, agent: Student, batch: Sequence[BatchItem], iteration: int) -> AlignmentStep:
         started = time.perf_counter()
         with dspy.track_usage() as usage, metering() as metered:
             if iteration == 1 and self.profile_before_batch:
@@ -211,42 +218,62 @@ class PersonaAlignment(Teleprompter):
             seconds=time.perf_counter() - started,
         )
 
-    def _side_by_side(self, agent: PersonaAgent, batch: Sequence[_BatchItem]) -> list[Simulation]:
+    def _side_by_side(self, agent: Student, batch: Sequence[BatchItem]) -> list[Simulation]:
         # A pool of our own: dspy.Parallel runs a slow item twice and loses all results past max_errors.
         threads = min(self.num_threads or len(batch), len(batch))
-        if threads == 1:
-            return [self._simulate(agent, item) for item in batch]
-        with ThreadPoolExecutor(threads, thread_name_prefix="alignment") as pool:
-            # A context each: DSPy's settings and the meter's ledgers live in context variables.
-            futures = [pool.submit(copy_context().run, self._simulate, agent, item) for item in batch]
+        if threads == 1 and self.stop_at_failure:
+            return [self._simulate(agent, item, place) for place, item in enumerate(batch)]
+        failures: list[BaseException] = []
+
+        def simulate(item: BatchItem, place: int) -> Simulation:
+            if failures and self.stop_at_failure:
+                raise CancelledError  # what has not begun is not paid for
             try:
-                return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # what has not begun is not paid for
+                return self._simulate(agent, item, place)
+            except BaseException as error:
+                failures.append(error)
                 raise
 
-    def _simulate(self, agent: PersonaAgent, item: _BatchItem) -> Simulation:
+        with ThreadPoolExecutor(threads, thread_name_prefix="alignment") as pool:
+            # A context each: DSPy's settings and the meter's ledgers live in context variables.
+            futures = [pool.submit(copy_context().run, simulate, item, i) for i, item in enumerate(batch)]
+            try:
+                return [future.result() for future in futures]
+            except CancelledError:
+                raise failures[0] from None
+            except BaseException as error:  # of a rollout, or an interruption
+                failures.append(error)
+                raise
+
+    def _simulate(self, agent: Student, item: BatchItem, place: int) -> Simulation:
+        """A rollout and its gradient, in a replay told apart from those beside it."""
+        with scope_part(f"rollout {place}"):
+            return self._simulated(agent, item)
+
+    def _simulated(self, agent: Student, item: BatchItem) -> Simulation:
         """Answer one interaction as if it had not happened yet, and criticise the answer (lines 5-8, 14)."""
 
         def simulation(**found: Any) -> Simulation:
             return Simulation(**{**_NOTHING, **found}, interaction_id=item.interaction_id, expected=item.expected)
 
         try:
-            rollout = agent.as_of(item.before)(**item.inputs)
+            with spending() as spent:
+                rollout = agent.as_of(item.before)(**item.inputs)
         except ContextWindowExceededError:
             return simulation(fault="the question did not fit the LM's context window", lm_calls=1)
-        answer = getattr(rollout, agent.response_field)
-        answered = None if answer is None else str(answer)
-        seen = {"answered": answered, "recalled": tuple(rollout.recalled), "lm_calls": rollout.lm_calls + 1}
+        except AdapterParseError:  # of a program that does not see to it itself
+            return simulation(fault="the answer could not be read", lm_calls=spent.lm_calls)
+        answered = answer_of(rollout, agent.response_field)
+        seen = {"answered": answered, "recalled": recalled_in(rollout), "lm_calls": spent.lm_calls + 1}
         texts = {
             "question": item.question,
             "expected_answer": item.expected,
             "given_answer": "(no answer)" if answered is None else answered,
         }
         if self.metric is not None:
-            texts["comparison"] = _comparison(self.metric, agent, item, rollout)
+            texts["comparison"] = compared(self.metric, item, rollout)
         if self.show_trajectory:
-            texts["steps"] = _steps_as_text(rollout.trajectory)
+            texts["steps"] = _steps_as_text(getattr(rollout, "trajectory", {}))
         try:
             with dspy.context(**self._lm()), careful():
                 shown = {name: shorten(defuse(text), MAX_CRITIC_CHARS) for name, text in texts.items()}
@@ -281,7 +308,7 @@ class PersonaAlignment(Teleprompter):
     def _lm(self) -> dict[str, Any]:
         return {"lm": self.lm} if self.lm is not None else {}
 
-    def _persona_before(self, student: PersonaAgent, batch: Sequence[_BatchItem]) -> Persona:
+    def _persona_before(self, student: Student, batch: Sequence[BatchItem]) -> Persona:
         """An initial persona whose profile has read nothing of the batch, nor what came after its first."""
         assert self.semantic_memory is not None
         first = batch[0].before
@@ -291,20 +318,12 @@ class PersonaAlignment(Teleprompter):
         ]
         return student.initial_persona(self.semantic_memory(interactions=earlier).profile)
 
-    def _latest(self, student: PersonaAgent, trainset: Sequence[dspy.Example]) -> list[_BatchItem]:
+    def _latest(self, student: Student, trainset: Sequence[dspy.Example]) -> list[BatchItem]:
         """The latest n of the trainset, oldest first."""
-        items = [_batch_item(student, example, index) for index, example in enumerate(trainset)]
+        items = [batch_item(student, example, index) for index, example in enumerate(trainset)]
         # Those without a place come last, in list order: sorted() is stable.
         items.sort(key=lambda item: (item.before is None, _position(item.before)))
         return items[len(items) - min(self.batch_size, len(items)) :] if self.batch_size else []
-
-
-class _BatchItem(NamedTuple):
-    interaction_id: str
-    inputs: dict[str, Any]
-    question: str
-    expected: str
-    before: Interaction | Position | None
 
 
 _NO_PLACE = Position("", 0)
@@ -317,41 +336,12 @@ def _position(before: Interaction | Position | None) -> Position:
     return before.position if isinstance(before, Interaction) else before
 
 
-def _batch_item(student: PersonaAgent, example: dspy.Example, index: int) -> _BatchItem:
-    for name in (student.query_field, student.response_field):
-        if name not in example:
-            has = ", ".join(example.keys())
-            raise InputError(
-                f"trainset[{index}] has no field {name!r}, which the student's signature needs; it has {has}"
-            )
-    inputs = {name: example[name] for name in student.signature.input_fields if name in example}
-    question, expected = str(example[student.query_field]), str(example[student.response_field])
-    given = example.get("interaction_id")
-    given_id = None if given is None else str(given)
-    before: Interaction | Position | None = None
-    if example.get("ordinal") is not None and example.get("timestamp") is not None:
-        if given_id is None:
-            before = Position(normalise_timestamp(example["timestamp"]), int(example["ordinal"]))
-        else:
-            place = (example["timestamp"], example["ordinal"])
-            before = Interaction(student.user_id or "", given_id, question, expected, *place)
-    elif given_id is not None and student.memory is not None:
-        # Only named: its place is known to the memory, if it is there at all.
-        before = student.memory.interaction(student.user_id or "", given_id)
-    return _BatchItem(f"trainset[{index}]" if given_id is None else given_id, inputs, question, expected, before)
-
-
-def _comparison(metric: Metric, agent: PersonaAgent, item: _BatchItem, rollout: dspy.Prediction) -> str:
-    """What a metric says of a rollout."""
-    example = dspy.Example(**item.inputs, **{agent.response_field: item.expected}).with_inputs(*item.inputs)
-    judged = metric(example, rollout)
-    said = getattr(judged, "feedback", None)
-    return str(said) if said else f"score {float(judged):.3f}"
-
-
-def _steps_as_text(trajectory: dict[str, Any]) -> str:
+def _steps_as_text(trajectory: Any) -> str:
     """One line for each thought, call and observation: as fields they could pass for the prompt's own."""
+    if not isinstance(trajectory, dict):  # of a program's own making
+        return one_line(str(trajectory))
     named = ((key.rsplit("_", 1)[0].replace("_", " "), value) for key, value in trajectory.items())
     return "\n".join(
-        f"{name}: {one_line(value if isinstance(value, str) else json.dumps(value))}" for name, value in named
+        f"{name}: {one_line(value if isinstance(value, str) else json.dumps(value, default=str))}"
+        for name, value in named
     )

@@ -1,6 +1,8 @@
 """What answers a user: the persona-conditioned agent, its memories, its tools and its language models."""
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from personaagent.programs.memory.semantic import SemanticMemory
     from personaagent.programs.memory.store import MemoryStore
     from personaagent.programs.persona import Persona
+    from personaagent.programs.personalize import Personalized, personalize
+    from personaagent.programs.serving import Served
     from personaagent.programs.tools.wikipedia import Wikipedia
 
 __all__ = [
@@ -20,9 +24,12 @@ __all__ = [
     "Persona",
     "PersonaAgent",
     "PersonaAgentError",
+    "Personalized",
     "SemanticMemory",
+    "Served",
     "Wikipedia",
     "make_lm",
+    "personalize",
 ]
 
 _MODULES = {
@@ -32,9 +39,12 @@ _MODULES = {
     "Persona": "persona",
     "PersonaAgent": "agent",
     "PersonaAgentError": "errors",
+    "Personalized": "personalize",
     "SemanticMemory": "memory.semantic",
+    "Served": "serving",
     "Wikipedia": "tools.wikipedia",
     "make_lm": "lm.make",
+    "personalize": "personalize",
 }
 
 
@@ -43,3 +53,14 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Python sets each imported module on its package, and one has the name of the function in it.
+        if name == "personalize" and isinstance(value, ModuleType):
+            value = value.personalize
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -15,6 +15,8 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from personaagent.programs.acting import acting_as_nobody
+
 _BOUNDARY = re.compile(r'\\.|["{}]', re.DOTALL)
 _FIRST_FIELD = re.compile(r"""\{["']?\w+["']?:(?:"[^"]*"?|'[^']*'?|[^,}]*)""")
 
@@ -45,9 +47,12 @@ class CarefulJSONAdapter(dspy.JSONAdapter):
         self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = super().format(signature, demos, inputs)
+        self._keep_prompt(messages)
+        return messages
+
+    def _keep_prompt(self, messages: list[dict[str, Any]]) -> None:
         # Not the assistant's: a demonstration's answer may well be this one's, too.
         self._prompt = "\n".join(_text(m["content"]) for m in messages if m["role"] != "assistant")
-        return messages
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         prompt = _squeezed(self._prompt)
@@ -74,12 +79,15 @@ def _too_deep(adapter: str, signature: type[dspy.Signature], completion: str) ->
 def careful() -> Any:
     """A context in which DSPy's default adapter, or its JSON adapter, is replaced by the careful one.
 
-    An adapter of another kind is its owner's choice, and stays.
+    An adapter of another kind is its owner's choice, and stays. The persona of a personalised program around the
+    block is out of effect: what is careful has a persona of its own, or none.
     """
-    given = dspy.settings.adapter or dspy.ChatAdapter()
+    settings = acting_as_nobody()
+    given = settings["adapter"] or dspy.ChatAdapter()
     kinds: dict[type, type] = {dspy.ChatAdapter: CarefulChatAdapter, dspy.JSONAdapter: CarefulJSONAdapter}
     kinds[CarefulJSONAdapter] = CarefulJSONAdapter  # one for each call
-    return dspy.context(adapter=_as(kinds[type(given)], given) if type(given) in kinds else given)
+    settings["adapter"] = _as(kinds[type(given)], given) if type(given) in kinds else given
+    return dspy.context(**settings)
 
 
 def _as(kind: type, adapter: Any) -> Any:

@@ -19,6 +19,7 @@ from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 from personaagent.programs.errors import PersonaAgentError
 from personaagent.programs.lm.meter import Usage
 from personaagent.programs.quoting import defuse, defuse_all, defused_demos, one_line, shorten, written
+from personaagent.programs.spending import mark_measured
 from personaagent.programs.tools.recall import RecallSession
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ class Episode:
         prediction.prompt_tokens = sum(entry.get("prompt_tokens") or 0 for entry in calls)
         prediction.completion_tokens = sum(entry.get("completion_tokens") or 0 for entry in calls)
         prediction.seconds = time.perf_counter() - self.started
+        mark_measured(prediction)
         return prediction
 
 

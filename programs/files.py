@@ -27,6 +27,14 @@ def refused(error: OSError, elsewhere: str = "choose another place") -> str:
     return f"{said}. What was done before is kept, and the same command goes on from there."
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with `~` and `~NAME` resolved; as it is where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 class WholeLines:
     """A file that grows by whole lines: after a crash, or a disk that was full, it holds no half of one.
 

@@ -36,19 +36,19 @@ class Persona(Parameter):
     It is a DSPy parameter, so `program.save("alice.json")` and `load` carry it, as JSON.
 
     Args:
-        text: the system prompt. The alignment rewrites all of it, as the paper's does.
+        text: the system prompt. The alignment rewrites all of it, as the paper's does. An empty one adds nothing to
+            any prompt.
         version: 0 for an initial persona, else its parent's + 1. Branches may share a number.
         parent: digest of the persona that it was rewritten from; None for an initial one.
         learnt_from: ids of the interactions that the rewrite learnt from, oldest first.
 
     Raises:
-        InputError: if the text is empty or not text, the version is negative, or the parent or the ids are
-            not text.
+        InputError: if the text, the parent or an id is not text, or the version is negative.
     """
 
     def __init__(self, text: str, version: int = 0, parent: str | None = None, learnt_from: Sequence[str] = ()) -> None:
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"Persona.text must be text and not empty, but got {text!r}")
+        if not isinstance(text, str):
+            raise InputError(f"Persona.text must be text, but got {text!r}")
         if isinstance(version, bool) or not isinstance(version, int) or version < 0:
             raise InputError(f"Persona.version must be an integer from 0, but got {version!r}")
         if parent is not None and not isinstance(parent, str):

@@ -156,5 +156,6 @@ def record_line(text: str, response: str, date: str = "") -> str:
 
 
 def persona_block(text: str) -> str:
-    """A persona between delimiters that its own text cannot contain."""
-    return f"{PERSONA_OPEN}\n{defuse(text).strip()}\n{PERSONA_CLOSE}"
+    """A persona between delimiters that its own text cannot contain; "" for one without text."""
+    shown = defuse(text).strip()
+    return f"{PERSONA_OPEN}\n{shown}\n{PERSONA_CLOSE}" if shown else ""

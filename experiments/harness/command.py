@@ -73,9 +73,9 @@ def run_study(options: Any) -> int:
         study.preview()
         print_projection(study, study.cells_asked(), console)
         return 0
-    tracker = Tracker(options.tracking, options.script)
-    if options.rescore and not (study.out / "journal.jsonl").is_file():
+    if options.rescore and not all((study.out / name).is_file() for name in ("study.json", "journal.jsonl")):
         raise InputError(f"--rescore reads what a study has done, but {study.out} holds none: give its --out")
+    tracker = Tracker(options.tracking, options.script)
     with study:
         tracker.start(study)
         interrupted = False
@@ -159,10 +159,14 @@ def _report(study: Any, tracker: Any, console: Any) -> bool:
     swapped = [s for matrix in written.swapped for s in matrix.samples if s.user_id != s.served_by]
     failed = sum(r.values["failed"] for r in rows) + sum(not s.answered for s in swapped)
     if failed:
-        console.print(f"{failed} samples failed; --retry-failed asks them again", highlight=False)
-    asked = study.cells_asked()
-    waiting = sum(r.waiting for r in rows if r.cell in asked) + sum(matrix.waiting for matrix in written.swapped)
-    elsewhere = sum(r.waiting for r in rows if r.cell not in asked)
+        again = " of an LM: a replay has no other answer" * (study.options.replay is not None)
+        console.print(f"{failed} samples failed; --retry-failed asks them again{again}", highlight=False)
+    asked, matrices = study.cells_asked(), study.matrix_asked()
+    waits = [(r.waiting, r.cell in asked) for r in rows]
+    own = {r.cell: r.waiting for r in rows}  # a matrix holds its cell's own samples, too
+    waits += [(matrix.waiting - own[matrix.cell], matrix.cell in matrices) for matrix in written.swapped]
+    waiting = sum(count for count, is_asked in waits if is_asked)
+    elsewhere = sum(count for count, is_asked in waits if not is_asked)
     if waiting and study.workers.calls_needed:
         console.print(
             f"{waiting} samples wait: --max-calls {study.options.max_calls} lets nothing begin, since the next unit "
@@ -170,7 +174,8 @@ def _report(study: Any, tracker: Any, console: Any) -> bool:
             highlight=False,
         )
     elif waiting:
-        console.print(f"{waiting} samples wait: the same command goes on with them", highlight=False)
+        how = " without --rescore" * study.options.rescore
+        console.print(f"{waiting} samples wait: the same command{how} goes on with them", highlight=False)
     if elsewhere:
         console.print(
             f"{elsewhere} samples wait in cells of this folder that this command did not ask for", highlight=False

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from personaagent.experiments.harness.cells import Cell
 from personaagent.experiments.harness.methods.personas import PersonaMethod
+from personaagent.experiments.harness.progress import print_whole
 from personaagent.experiments.harness.settings import lm_title
 from personaagent.experiments.harness.study import Study
 from personaagent.experiments.harness.subjects import Subject
@@ -23,6 +24,7 @@ _CHARS_PER_TOKEN = 4
 _COMPLETION_TOKENS = 100
 _PROFILE_TOKENS = 120
 _RECORD_EXTRA_TOKENS = 20
+_EXAMPLES = 4
 
 
 @dataclass
@@ -44,7 +46,7 @@ def print_projection(study: Study, cells: Sequence[Cell], console: Console) -> N
     leading = [name for name, wanted in several.items() if wanted]
     columns = (*leading, "n", "E", "K", *(f"{phase} {what}" for phase in _PHASES for what in ("calls", "tokens")))
     for name in columns:
-        table.add_column(name, justify="left" if name in leading else "right")
+        table.add_column(name, justify="left" if name in leading else "right", no_wrap=True)
     total = Projection()
     units: set[str] = set()
     for cell in cells:
@@ -56,7 +58,7 @@ def print_projection(study: Study, cells: Sequence[Cell], console: Console) -> N
     for cell in study.matrix_asked():
         _, shared = _project(study, cell, study.swapped_pairs(cell), units)
         total.add(shared)
-    console.print(table)
+    print_whole(table, console)
     if study.matrix_asked():
         console.print("and a swap matrix: every user's questions under every user's persona and memory")
     console.print(
@@ -77,8 +79,8 @@ def _project(
 ) -> tuple[list[Projection], Projection]:
     """(learning, align, serve) of a cell, and what of it no earlier cell has.
 
-    An alignment step's key depends on the persona that the step before gives, which nobody knows yet: a mark stands in
-    for it, the same for all cells that share the step.
+    What is learnt and aligned is part of the keys of what rests on it, and nobody knows it yet: a mark stands in for
+    it, the same for all cells that share the unit.
     """
     method = study.method(cell)
     learn, align, serve, new = Projection(), Projection(), Projection(), Projection()
@@ -98,19 +100,22 @@ def _project(
         steps = method.iterations(cell)
         rollout = method.answer_calls(subject, cell)
         seen = cell.memories * average if method.retrieves(cell) else 0
+        if cell.method == "icl":
+            seen = _EXAMPLES * average  # of others, who write no less
         work = method.learning(subject, cell)
         learnt: dict[str, Any] | None = None
         if work is not None:
             tokens = (records + 200) * (1 if work.kind == "profile" else 2) if work.expected_calls else 0
             book(learn, work.expected_calls, tokens, work.key)
-            learnt = dict.fromkeys((*_LEARNT_TEXTS, "profile"), "") | {"remembered": {}, "dates": [], "until": None}
+            text = f"learnt {work.key}" if work.expected_calls else ""
+            learnt = dict.fromkeys((*_LEARNT_TEXTS, "profile"), text) | {"remembered": {}, "dates": [], "until": None}
         state = method.start(subject, cell, learnt)
         for iteration in range(1, steps + 1):
             persona = n * iteration * average  # what the updates have added so far, at most
             answering = rollout * (question_tokens + persona) + (rollout - 1) * seen
             step = method.step(subject, cell, iteration, state)
             book(align, step.expected_calls, n * (answering + 300 + average) + 500 + persona if n else 0, step.key)
-            if isinstance(state, Persona):
+            if isinstance(state, Persona) and step.expected_calls:
                 state = state.rewritten(f"step {step.key}", ())
         persona = n * steps * average
         for query in asked.queries:

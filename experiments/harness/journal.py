@@ -77,6 +77,10 @@ class Journal:
         """The newest unit of this key, or None."""
         return self._units.get(key)
 
+    def asked(self) -> set[str]:
+        """The keys of units that took LM calls."""
+        return {key for key, unit in self._units.items() if unit.usage.lm_calls}
+
     def spent(self, run: int) -> Mapping[str, float]:
         """What an earlier run had spent when it added its last unit, so at least that; empty if it added none."""
         return self._runs.get(run, {})

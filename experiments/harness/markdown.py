@@ -6,13 +6,12 @@ Names, paths, error texts and settings are data: whatever they hold, they stay i
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
 
 from personaagent.experiments.harness.comparison import Verdict
+from personaagent.experiments.harness.markdown_text import Column, code, code_block, plain, sentence, table_block
 from personaagent.experiments.harness.paper import paper_figures, paper_table
 from personaagent.experiments.harness.statistics import (
     DRAWS,
@@ -79,6 +78,8 @@ class About:
     """(n, E, K) of the row that the others are held against."""
     method_titles: Mapping[str, str] = field(default_factory=dict)
     """{method: title}; a method that is not in it is its own title."""
+    methods: Mapping[str, str] = field(default_factory=dict)
+    """{method: what it has and what it lacks}; shown of those that have a row."""
     remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """{method: sentences} on what a method did otherwise in this study than its name says."""
     notes: Sequence[str] = ()
@@ -89,8 +90,12 @@ class About:
     versions: Mapping[str, str] = field(default_factory=dict)
     spent: Sequence[Run] = ()
     """All runs of the study, in order."""
+    walk_forward: int | None = None
+    """So many of each user's newest interactions were asked about, in place of the queries."""
     replayed_from: str | None = None
     """File of recorded calls that answered in the LM's place."""
+    also_asked: bool = False
+    """Whether the LM itself has answered, too, in another run."""
 
 
 def report(about: About, made: Sequence[Table]) -> str:
@@ -105,71 +110,12 @@ def report(about: About, made: Sequence[Table]) -> str:
         *(part for table in made for part in _section(about, made, table)),
         *_failures(about, made),
         *_costs(about),
+        *_methods(about, made),
         *_remarks(about, made),
         *_how(made),
         *_settings(about),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-# -- data as Markdown ---------------------------------------------------------------------------------
-
-
-def plain(text: str) -> str:
-    """A text on one line that Markdown shows as it is: no markup, no HTML, no mention, no link to an issue."""
-    # Also what would begin a list, a heading or a rule at the start of a line.
-    return re.sub(r"^(\d*)([-+=#.)])", r"\1\\\2", _escaped(_one_line(text)))
-
-
-def code(text: str) -> str:
-    """A text on one line as a code span, in which nothing is markup; `-` if it is blank."""
-    line = _one_line(text)
-    if not line:
-        return "-"
-    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    space = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{ticks}{space}{line}{space}{ticks}"
-
-
-def sentence(text: str) -> str:
-    """As `plain`, but what stands between single backticks is code."""
-    parts = re.split(r"`([^`\s][^`]*)`", _one_line(text))
-    return "".join(code(part) if index % 2 else _escaped(part) for index, part in enumerate(parts))
-
-
-def code_block(text: str) -> str:
-    """A text of any lines as a fenced block."""
-    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{ticks}\n{text}\n{ticks}"
-
-
-class Column(NamedTuple):
-    """A column of a table."""
-
-    heading: str
-    alignment: Literal["left", "right"]
-    cells: Sequence[str]
-    """Markdown on one line, such as `plain` and `code` give."""
-
-
-def table_block(columns: Sequence[Column]) -> str:
-    """A table of columns of one length. Pipes in cells are escaped here."""
-    rules = ["--:" if column.alignment == "right" else ":--" for column in columns]
-    lines = zip(*(column.cells for column in columns), strict=True)
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-        for line in ([column.heading for column in columns], rules, *lines)
-    )
-
-
-def _escaped(line: str) -> str:
-    escaped = re.sub(r"[\\`*\[\]<>~&$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
-    # GitHub looks for these after Markdown is done, so that no backslash helps: a word joiner does.
-    return re.sub(r"(?<!\w)([@#])(?=\w)", "\\1\u2060", escaped)
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 # -- the sections -------------------------------------------------------------------------------------
@@ -186,6 +132,11 @@ def _opening(about: About, made: Sequence[Table]) -> list[str]:
     who = _joined([_method(about, method) for method in dict.fromkeys(line.method for line in lines)])
     kind = "the" if lms == [OFFLINE] else "the LM" if len(lms) == 1 else "the LMs"
     words = [f"{who} ({_count(len(lines), 'row')}), answered by {kind} {names}.", _replay(about, lms)]
+    if about.walk_forward is not None:
+        words.append(
+            f"The questions are the last {_count(about.walk_forward, 'interaction')} of each user, one after the "
+            f"other: each was answered by what came before it."
+        )
     words += [_control(about, lines), _undone(lines), _spent_in_words(about)]
     parts = [title, " ".join(word for word in words if word)]
     if OFFLINE in lms:
@@ -205,6 +156,8 @@ def _of_a_table(about: About, made: Sequence[Table], table: Table) -> str:
 
 
 def _replay(about: About, lms: Sequence[str]) -> str:
+    if about.replayed_from is not None and about.also_asked:
+        return f"A part of the answers is replayed from {code(about.replayed_from)}."
     if about.replayed_from is not None:
         return f"No LM was asked: the answers are replayed from {code(about.replayed_from)}."
     return "" if list(lms) == [OFFLINE] else "No answer is a replay."
@@ -456,6 +409,12 @@ def _spent(runs: Sequence[Run]) -> list[str]:
     return [*(f"{count:,}" for count in counts), f"{math.fsum(run.seconds for run in runs):,.0f}"]
 
 
+def _methods(about: About, made: Sequence[Table]) -> list[str]:
+    methods = dict.fromkeys(line.method for table in made for line in table.lines)
+    lines = [f"- {_method(about, name)}: {sentence(about.methods[name])}" for name in methods if name in about.methods]
+    return ["## Methods", "\n".join(lines)] if lines else []
+
+
 def _remarks(about: About, made: Sequence[Table]) -> list[str]:
     methods = dict.fromkeys(line.method for table in made for line in table.lines)
     lines = [
@@ -532,6 +491,8 @@ def _metric_heading(metric: str) -> str:
 def _paper(about: About, table: Table, line: Line) -> str:
     """The paper's figures of a row's cell, or nothing."""
     if line.control != "none" or any(row.values.get("profile") == "off" for row in line.rows):
+        return ""
+    if about.walk_forward is not None:  # other questions than the paper's
         return ""
     figures = paper_figures(about.script, line.cell)
     return " / ".join(number_text(figures[metric]) for metric in table.info.metrics[:2] if metric in figures)

@@ -242,7 +242,10 @@ def study_options(script: str, given: Arguments) -> StudyOptions:
         raise InputError(f"--profile must be on or off, but got {given.profile!r}")
     replay = None
     if given.lm.startswith(PREFIX):
-        replay = Replay(Path(given.lm.removeprefix(PREFIX)))
+        try:
+            replay = Replay(given.lm.removeprefix(PREFIX), strict=True)
+        except InputError as error:
+            raise InputError(f"--lm: {error}") from None
         given = _as_recorded(given, replay)
     offline = given.lm == OFFLINE
     tasks = tuple(dict.fromkeys(check_task(part.strip()) for part in given.tasks.split(",")))
@@ -263,7 +266,7 @@ def study_options(script: str, given: Arguments) -> StudyOptions:
         "queries_per_user": queries,
         "queries_by_task": by_task,
         "profile": given.profile == "on",
-        "wikipedia": given.wikipedia or ("off" if offline else "on"),
+        "wikipedia": given.wikipedia if given.wikipedia is not None else ("off" if offline else "on"),
         "prompts": load_prompts(given.prompts) if given.prompts else Prompts(),
         "workers": given.workers if given.workers is not None else (1 if offline or replay is not None else 8),
         "replay": replay,
@@ -275,40 +278,55 @@ def study_options(script: str, given: Arguments) -> StudyOptions:
 
 
 def _as_recorded(given: Arguments, replay: Replay) -> Arguments:
-    """With the LMs that were recorded, and all that they were asked with."""
+    """With the LMs that were recorded, and all that they were asked with.
+
+    Raises:
+        InputError: if the recording is not a study's, or one of these was given otherwise.
+    """
+    from personaagent.experiments.harness.secrets import masked
     from personaagent.programs.errors import InputError
 
-    names = ("lm", "api_base", "align_lm", "align_api_base", "temperature", "wikipedia")
-    missing = [name for name in names if name not in replay.about]
-    if missing:
+    text = (str, type(None))
+    kinds: dict[str, tuple[type, ...]] = {"lm": (str,), "api_base": text, "align_lm": text, "align_api_base": text}
+    kinds |= {"temperature": (int, float), "wikipedia": (str,)}
+    about = replay.about
+    lacking = [name for name, kind in kinds.items() if not isinstance(about.get(name, ...), kind)]
+    if lacking:
         raise InputError(
-            f"--lm {given.lm}: this recording is not of a study (it lacks {', '.join(missing)}): make one with --record"
+            f"--lm {given.lm}: this recording is not of a study (it lacks {', '.join(lacking)}): make one with --record"
         )
-    return replace(given, **{name: replay.about[name] for name in names})
+    for name in (name for name in kinds if name != "lm"):
+        value, default = getattr(given, name), getattr(Arguments, name)
+        shown = masked(value) if isinstance(value, str) else value
+        if value != default and shown != about[name]:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option}: {shown!r} now, {about[name]!r} in the recording, as which it answers: drop it")
+    return replace(given, **{name: about[name] for name in kinds})
 
 
 def _queries(text: str) -> tuple[int | None, Mapping[str, int | None]]:
     """`--queries-per-user`: of all tasks, and of those that have their own.
 
     Raises:
-        InputError: on anything but whole numbers from 0.
+        InputError: on anything but whole numbers from 0, on a task that there is not, and on one that is named twice.
     """
     from personaagent.datasets.registry import check_task
     from personaagent.programs.errors import InputError
 
-    def count(value: str) -> int | None:
-        if not (value.strip().isascii() and value.strip().isdigit()):
-            raise InputError(
-                f"--queries-per-user: {value.strip()!r} is not a whole number from 0; write for example 3, or "
-                f"lamp-2m:3,lamp-3:0"
-            )
-        return int(value) or None
-
-    general, by_task = count("3"), {}
+    option = "--queries-per-user"
+    counts: dict[str, int | None] = {}
     for part in text.split(","):
-        task, colon, value = part.rpartition(":")
+        task, colon, value = (piece.strip() for piece in part.rpartition(":"))
+        if not (value.isascii() and value.isdigit() and len(value) <= 9):
+            raise InputError(
+                f"{option}: {value!r} is not a whole number from 0; write for example 3, or lamp-2m:3,lamp-3:0"
+            )
         if colon:
-            by_task[check_task(task.strip())] = count(value)
-        else:
-            general = count(value)
-    return general, by_task
+            try:
+                check_task(task)
+            except InputError as error:
+                raise InputError(f"{option}: {error}") from None
+        if task in counts:
+            raise InputError(f"{option}: {text!r} says it twice{f' of {task}' if task else ''}")
+        counts[task] = int(value) or None
+    return counts.pop("", 3), counts

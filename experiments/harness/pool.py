@@ -15,7 +15,11 @@ MOST_USERS = 20
 
 
 def example_pool(
-    source: Source, users: Sequence[User], data_seed: int, walk_forward: int | None = None
+    source: Source,
+    users: Sequence[User],
+    data_seed: int,
+    walk_forward: int | None = None,
+    queries_per_user: int | None = None,
 ) -> tuple[Interaction, ...]:
     """Interactions that no question of the study is among, of up to `MOST_USERS` users of the source.
 
@@ -27,6 +31,7 @@ def example_pool(
         users: of the study.
         data_seed: of the draw.
         walk_forward: how many of the newest interactions of each user are asked about.
+        queries_per_user: of the study: a history may depend on the questions that come after it.
     """
     chosen = {user.user_id: user for user in users}
     ids = sorted(size.user_id for size in source.sizes() if size.history)
@@ -37,6 +42,6 @@ def example_pool(
         asked = {one.query for user, before in known for one in user.history[before:]}
     found: list[Interaction] = []
     for user_id in ids[:MOST_USERS]:
-        user = chosen.get(user_id) or source.user(user_id)
+        user = chosen.get(user_id) or source.user(user_id, queries_per_user)
         found += [one for one in before_the_questions(user, walk_forward) if one.query not in asked]
     return tuple(found)

@@ -8,9 +8,21 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
 
 from personaagent.experiments.harness.journal import Unit
 from personaagent.programs.lm.meter import Meter
+
+
+def print_whole(table: Table, console: Console) -> None:
+    """A table at the width that it needs: a narrow terminal folds its lines, and no figure is cut short."""
+    usual = console.width
+    needed = console.measure(table, options=console.options.update(max_width=1_000)).maximum
+    console.width = max(usual, needed)
+    try:
+        console.print(table)
+    finally:
+        console.width = usual
 
 
 class Bar:

@@ -35,19 +35,29 @@ class Record:
             return
         try:
             stored: dict[str, Any] = json.loads(self.path.read_bytes())
-            known: Mapping[str, Any] = stored["settings"]
-            [Cell(**entry) for entry in stored["cells"]]
-        except (ValueError, KeyError, TypeError) as error:
+            known: Mapping[str, Any] = dict(stored["settings"])
+            runs = [dict(run) for run in stored.get("runs", ())]
+            [Cell(**entry) for entry in (*stored["cells"], *stored.get("matrix", ()))]
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.path}: not a study's record ({error}); use another --out") from None
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be read: {refused(error)}") from error
-        changed = differing(known, settings)
+        self.values = {**fresh, **stored, "settings": known, "runs": runs}
+        self.check(settings)
+        self.values["settings"] = {**known, **settings}
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """See that these settings, as far as the record holds them, are the same there.
+
+        Raises:
+            InputError: saying which are not.
+        """
+        changed = differing(self.values["settings"], settings)
         if changed:
             raise InputError(
-                f"{out} holds a study with other settings:\n" + "\n".join(changed) + "\n"
+                f"{self.path.parent} holds a study with other settings:\n" + "\n".join(changed) + "\n"
                 "Give this one another --out, or drop --out for a folder of its own."
             )
-        self.values = {**fresh, **stored, "settings": {**known, **settings}}
 
     @property
     def id(self) -> str:
@@ -70,26 +80,36 @@ class Record:
         found: list[dict[str, Any]] = self.values["runs"]
         return found
 
+    @property
+    def replays(self) -> tuple[str, ...]:
+        """Names of the recordings that answered in place of the LMs."""
+        return tuple(dict.fromkeys(run["replay"] for run in self.runs if run.get("lm_calls") and "replay" in run))
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether any run has asked the LMs themselves."""
+        return any(run.get("lm_calls") and "replay" not in run for run in self.runs)
+
     def begin_run(self) -> None:
         """A further run, of which nothing is known yet."""
         self.runs.append({})
 
-    def ask(self, cells: Sequence[Cell], matrix: Sequence[Cell] = ()) -> list[Cell]:
-        """Note cells as asked for; those that are new."""
-        known = set(self.cells)
+    def ask(self, cells: Sequence[Cell], matrix: Sequence[Cell] = ()) -> tuple[list[Cell], list[Cell]]:
+        """Note cells as asked for, and their swap matrices; those of either that are new."""
+        known, swapped = set(self.cells), set(self.matrix)
         new = [cell for cell in dict.fromkeys(cells) if cell not in known]
         self.values["cells"] = [*self.values["cells"], *(cell.to_dict() for cell in new)]
-        more = [cell for cell in dict.fromkeys(matrix) if cell not in set(self.matrix)]
+        more = [cell for cell in dict.fromkeys(matrix) if cell not in swapped]
         if more:
             self.values["matrix"] = [*self.values.get("matrix", ()), *(cell.to_dict() for cell in more)]
-        return new
+        return new, more
 
-    def forget(self, cells: Sequence[Cell]) -> None:
-        """Take cells out again."""
-        gone = [cell.to_dict() for cell in cells]
-        for name in ("cells", "matrix"):
+    def forget(self, cells: Sequence[Cell], matrix: Sequence[Cell] = ()) -> None:
+        """Take cells out again, and swap matrices of cells."""
+        for name, gone in (("cells", cells), ("matrix", matrix)):
             if name in self.values:
-                self.values[name] = [entry for entry in self.values[name] if entry not in gone]
+                entries = [cell.to_dict() for cell in gone]
+                self.values[name] = [entry for entry in self.values[name] if entry not in entries]
 
     def write(self, run: Mapping[str, Any]) -> None:
         """The file as a whole, with what is known of this run."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from personaagent.experiments.harness.cells import Cell
+from personaagent.experiments.harness.methods.base import Method, Notes
 from personaagent.experiments.harness.methods.personas import MoreMemories, Votes
 from personaagent.experiments.harness.methods.registry import METHODS, PERSONA_AGENT
 from personaagent.experiments.harness.study import Study
+from personaagent.experiments.harness.subjects import ALL, Subject
 from personaagent.experiments.harness.swap_matrix import SwapLoss
+from personaagent.programs.lm.make import OFFLINE
 
 _WITHOUT_WIKIPEDIA: Mapping[str, str] = {
     "react-wiki": "Wikipedia, its only tool, is off: it sends what `prompt` sends.",
@@ -36,17 +39,30 @@ def _of_method(study: Study, name: str, cells: Sequence[Cell]) -> Iterator[str]:
             yield "With K=0 and Wikipedia off it has no tool: it sends what `prompt` sends."
     if name == "memory-bank":
         yield from _memory_bank(study, cells)
-    if name == "icl" and any(not study.tasks[cell.task].setting.pool() for cell in cells):
-        yield "There is no other user to take examples from: it shows none."
+    if name == "icl":
+        shown = [_examples(study.method(cell), subject, cell) for cell in cells for subject in study.subjects(cell)]
+        if not all(shown):
+            yield "There is no other user to take examples from: it shows none."
     for cell in cells:
         method, subjects = study.method(cell), study.subjects(cell)
-        of = f"{PERSONA_AGENT} at n={cell.batch_size}, E={cell.iterations}, K={cell.memories} on {cell.task}"
+        of = f"{PERSONA_AGENT} at n={cell.batch_size}, E={cell.iterations}, K={cell.memories} on {_data(cell)}"
         if isinstance(method, MoreMemories):
             counts = [method.memories(subject, cell) for subject in subjects]
             yield f"For the calls of {of}: K={_range(counts)}."
         elif isinstance(method, Votes):
             samples = [1 + extra for subject in subjects for extra in method.extra(subject, cell)]
             yield f"For the calls of {of}: {_range(samples)} samples of each answer."
+            if cell.lm == OFFLINE:
+                yield "The offline reader does not sample: all of an answer's are the same."
+
+
+def _examples(method: Method, subject: Subject, cell: Cell) -> object:
+    state = method.start(subject, cell, None)
+    return state.values["examples"] if isinstance(state, Notes) else None
+
+
+def _data(cell: Cell) -> str:
+    return cell.task if cell.history == ALL else f"{cell.task} with histories of {cell.history}"
 
 
 def _memory_bank(study: Study, cells: Sequence[Cell]) -> Iterator[str]:
@@ -56,7 +72,7 @@ def _memory_bank(study: Study, cells: Sequence[Cell]) -> Iterator[str]:
         over = sum(count > most for count in dates)
         if over:
             yield (
-                f"On {cell.task}, {over} of {len(dates)} histories have more than {most} dates (up to {max(dates)}): "
+                f"On {_data(cell)}, {over} of {len(dates)} histories have more than {most} dates (up to {max(dates)}): "
                 f"only the latest {most} get notes (`--memory-bank-dates`)."
             )
 

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from personaagent.experiments.harness.files import replace_file
 from personaagent.experiments.harness.markdown import About, Run, report
+from personaagent.experiments.harness.methods.registry import METHODS
+from personaagent.experiments.harness.progress import print_whole
 from personaagent.experiments.harness.remarks import remarks, swap_sentence
 from personaagent.experiments.harness.results import (
     COLUMNS,
@@ -28,7 +30,7 @@ from personaagent.experiments.harness.results import (
     user_rows,
 )
 from personaagent.experiments.harness.secrets import masked
-from personaagent.experiments.harness.settings import lm_title
+from personaagent.experiments.harness.settings import lm_title, shortened
 from personaagent.experiments.harness.study import Study
 from personaagent.experiments.harness.swap_matrix import COLUMNS as MATRIX_COLUMNS
 from personaagent.experiments.harness.swap_matrix import (
@@ -134,13 +136,14 @@ def _task_infos(study: Study, rows: Sequence[Row]) -> dict[str, TaskInfo]:
 def _about(study: Study, said: Mapping[str, Sequence[str]]) -> About:
     options = study.options
     program = ("python", f"experiments/{options.script}.py")
-    settings = {name: value for name, value in options.identity.items() if value not in (None, {}, [])}
+    stored = study.record.values["settings"].items()
+    settings = {name: shortened(value) for name, value in stored if value not in (None, {}, [])}
     return About(
         script=options.script,
         command=(*program, *(masked(part) for part in options.command)),
         lms={cell.lm: lm_title(cell.lm) for cell in study.all_cells()},
         centre=options.axes.centre,
-        method_titles={},
+        methods={name: entry.title for name, entry in METHODS.items()},
         remarks=said,
         notes=study.notes,
         controls={"equal-cost": "alignment's LM calls are spent otherwise, without alignment"},
@@ -156,7 +159,9 @@ def _about(study: Study, said: Mapping[str, Sequence[str]]) -> About:
             )
             for run in study.record.runs
         ],
-        replayed_from=options.replay.path.name if options.replay else None,
+        walk_forward=options.walk_forward,
+        replayed_from=", ".join(study.record.replays) or None,
+        also_asked=study.record.has_asked,
     )
 
 
@@ -185,7 +190,7 @@ def persona_lines(study: Study, rows: Sequence[Row]) -> Iterable[dict[str, Any]]
                     "iteration": iteration,
                     "user_id": subject.user_id,
                 }
-                if subject.before is not None and subject.queries:
+                if study.options.walk_forward is not None:
                     own["before"] = subject.queries[0].id
                 key = json.dumps(own, sort_keys=True)
                 if key in seen:
@@ -263,8 +268,10 @@ def _print_table(study: Study, task: str, rows: Sequence[Row], console: Console)
         unparsable = f"{v['unparsable'] / v['answered']:.0%}" if v["answered"] else "-"
         own = [text(r) for text in named.values()]
         table.add_row(*own, shown[0], interval, *shown[1:], *([unparsable] * unread), failed, f"{calls:,}")
-    console.print(table)
+    print_whole(table, console)
     lms = ", ".join(sorted({lm_title(r.cell.lm) for r in rows}))
+    if study.record.replays:
+        lms += f", {'in part ' * study.record.has_asked}replayed from {', '.join(study.record.replays)}"
     console.print(f"LM: {lms}. Intervals are clustered by user (t).\n", highlight=False, soft_wrap=True)
 
 

@@ -12,8 +12,9 @@ from personaagent.datasets.task import Query, Task
 from personaagent.experiments.harness.cells import Cell
 from personaagent.experiments.harness.journal import Unit
 from personaagent.experiments.harness.methods.registry import EQUAL_COST
+from personaagent.experiments.harness.outcomes import Answer, Chain, Failed
 from personaagent.experiments.harness.statistics import Interval, clustered_mean, jackknifed
-from personaagent.experiments.harness.study import Answer, Chain, Failed, Study
+from personaagent.experiments.harness.study import Study
 from personaagent.experiments.harness.subjects import Subject
 from personaagent.programs.lm.meter import Usage
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from personaagent.programs.baselines.forgetting import CLOCKS, CURVES, Clock, Cu
 from personaagent.programs.baselines.memory_bank import DATES
 from personaagent.programs.errors import InputError
 from personaagent.programs.lm.make import OFFLINE
-from personaagent.programs.lm.replay import Replay
+from personaagent.programs.lm.replay import PREFIX, Replay
 
 CONTROLS = ("none", "swap", "matrix", "equal-cost")
 DEFAULT_TRACKING = "sqlite:///runs/mlflow.db"
@@ -125,16 +126,25 @@ class StudyOptions:
             )
         if self.control in ("matrix", "equal-cost") and PERSONA_AGENT not in self.methods:
             raise InputError(f"--control {self.control} is of {PERSONA_AGENT}: add it to --methods")
+        if self.control == "equal-cost" and not (any(self.axes.batch_sizes) and any(self.axes.iterations)):
+            raise InputError("--control equal-cost spends alignment's LM calls, but with n=0 or E=0 there are none")
         if self.replay is not None and self.record is not None:
             raise InputError("--record and --lm replay:FILE exclude each other: a replay asks no LM")
-        if self.rescore and (self.dry_run or self.retry_failed or self.search is not None):
-            raise InputError("--rescore asks nothing: drop --dry-run, --retry-failed and --search")
+        if self.rescore and (self.dry_run or self.retry_failed or self.search is not None or self.record is not None):
+            raise InputError("--rescore asks nothing: drop --dry-run, --retry-failed, --search and --record")
         if self.search is not None and self.methods != (PERSONA_AGENT,):
             raise InputError(f"--search chooses cells of {PERSONA_AGENT} alone: drop --methods, or --search")
-        if self.wikipedia not in ("on", "off") and not self.wikipedia.startswith(("http://", "https://")):
+        if self.search is not None and self.control in ("matrix", "equal-cost"):
+            raise InputError(
+                f"--search and --control {self.control} exclude each other: a search adds no rows to its own"
+            )
+        if self.wikipedia not in ("on", "off") and not re.match(r"https?://[^\s/?#]", self.wikipedia):
             raise InputError(f"--wikipedia must be on, off or the URL of a MediaWiki API, but got {self.wikipedia!r}")
-        if any(not name for name in self.lms):
-            raise InputError(f"--lm {self.lm!r}: an LM's name is empty")
+        _check_names("--lm", self.lm)
+        if self.align_lm is not None:
+            _check_names("--align-lm", self.align_lm)
+            if "," in self.align_lm:
+                raise InputError(f"--align-lm must be one LM, but got {self.align_lm!r}")
         addresses = {"--lm": self.lm, "--align-lm": self.align_lm}
         addresses |= {"--api-base": self.api_base, "--align-api-base": self.align_api_base}
         for option, address in addresses.items():
@@ -236,11 +246,25 @@ def differing(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _check_names(option: str, names: str) -> None:
+    """See that model strings are neither empty nor recordings."""
+    for name in (name.strip() for name in names.split(",")):
+        if not name:
+            raise InputError(f"{option} {names!r}: an LM's name is empty")
+        if name.startswith(PREFIX):
+            raise InputError(f"{option} {names!r}: a recording answers for all LMs: give --lm {PREFIX}FILE alone")
+
+
 def _on_off(value: bool) -> str:
     return "on" if value else "off"
 
 
-def _short(value: Any) -> str:
-    """A value as a message shows it; of a digest the first digits are enough."""
+def shortened(value: Any) -> Any:
+    """A value as it is shown: of a digest the first digits are enough."""
     is_digest = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
-    return f"{value[:12]}…" if is_digest else repr(value)
+    return f"{value[:12]}…" if is_digest else value
+
+
+def _short(value: Any) -> str:
+    short = shortened(value)
+    return short if short is not value else repr(value)

@@ -6,35 +6,36 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import dspy
-from filelock import FileLock, Timeout
 
 from personaagent.datasets.registry import open_source
 from personaagent.datasets.source import Source, chosen_users, leaked_queries
 from personaagent.datasets.task import Query, Task, User
 from personaagent.experiments.harness.cells import Cell
 from personaagent.experiments.harness.files import refused
+from personaagent.experiments.harness.folder import OWN_FILES, locked, made_anew
 from personaagent.experiments.harness.journal import Journal, Unit
-from personaagent.experiments.harness.methods.base import Method, Models, Notes, Setting, State, Work
+from personaagent.experiments.harness.methods.base import Method, Models, Notes, Setting, Work
 from personaagent.experiments.harness.methods.registry import EQUAL_COST, METHODS, PERSONA_AGENT, in_order
+from personaagent.experiments.harness.outcomes import Answer, Chain, Failed, TaskData, Waiting
 from personaagent.experiments.harness.pages import Pages
 from personaagent.experiments.harness.pool import example_pool
 from personaagent.experiments.harness.progress import Progress
 from personaagent.experiments.harness.record import Record
-from personaagent.experiments.harness.secrets import masked
+from personaagent.experiments.harness.secrets import masked, without_secrets
 from personaagent.experiments.harness.settings import StudyOptions
 from personaagent.experiments.harness.subjects import ALL, Subject, subjects
 from personaagent.experiments.harness.workers import Workers
-from personaagent.programs.errors import DamagedStoreError, InputError, StoreError
+from personaagent.programs.errors import InputError, StoreError
 from personaagent.programs.lm.make import OFFLINE, make_lm
 from personaagent.programs.lm.meter import Meter
-from personaagent.programs.lm.recording import Recording
+from personaagent.programs.lm.recording import Recording, check_place
 from personaagent.programs.lm.scope import recording_scope
 from personaagent.programs.memory.encoder import load_encoder
 from personaagent.programs.memory.store import MemoryStore
@@ -42,51 +43,6 @@ from personaagent.programs.persona import Persona
 from personaagent.programs.tools.wikipedia import ENGLISH, TIMEOUT_SECONDS, Wikipedia
 
 _ENCODER_CACHE = 20_000
-
-Waiting = Literal["waiting"]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Why something could not be had: a unit that it rests on failed for good."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Chain:
-    """By what a user is answered in a cell, with the units that this rests on."""
-
-    state: State | Failed | Waiting
-    units: tuple[Unit, ...]
-    """What was learnt first, then the alignment steps."""
-
-    @property
-    def persona(self) -> Persona | None:
-        """The persona, if there is one."""
-        return self.state if isinstance(self.state, Persona) else None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of a question: the units that it was asked in, and the one whose answer counts."""
-
-    units: tuple[Unit, ...]
-    decided: Unit
-
-
-@dataclass
-class TaskData:
-    """One task of a study: its users, and what its methods work with."""
-
-    task: Task
-    users: list[User]
-    """Each with the whole history, and the queries that are asked."""
-    source: str
-    setting: Setting
-    methods: dict[str, Method] = field(default_factory=dict)
-    subjects: dict[str, list[Subject]] = field(default_factory=dict)
-    """By the axis `history`."""
 
 
 class Study:
@@ -111,6 +67,8 @@ class Study:
         if missing:
             self.notes.append(f"{', '.join(missing)} is in no cell: the centre has n=0; --grid takes the product")
         self._recording: Recording | None = None
+        if options.record is not None:
+            self._check_record(options.record)
         self._models = self._make_models()
         self.workers = self._make_workers()
         self._sources = {name: self._open_source(name) for name in options.tasks}
@@ -138,7 +96,7 @@ class Study:
     def _open(self) -> None:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            self._resources.enter_context(_locked(self.out))
+            self._resources.enter_context(locked(self.out))
             (self.out / "memory").mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {self.out}: cannot be written: {refused(error)}") from None
@@ -154,12 +112,12 @@ class Study:
             self._pages = Pages(self.out / "wikipedia.jsonl")
             self._resources.callback(self._pages.close)
         for name in dict.fromkeys([*self.options.tasks, *(cell.task for cell in self.record.cells)]):
-            with _made_anew(self._database(name)):
+            with made_anew(self._database(name)):
                 store = MemoryStore(f"sqlite:///{self._database(name)}", encoder=_shared_encoder())
             self._resources.callback(store.close)
             self.tasks[name] = self._task_data(name, store)
         # Now, not with the first units: MLflow's runs are found again by the id in it.
-        self._write_record(complete=False)
+        self._write_record(complete=self.options.rescore)
 
     def preview(self) -> None:
         """Instead of entering: tasks without OUT, for a dry run. Nothing is written."""
@@ -268,13 +226,16 @@ class Study:
 
     def run(self, cells: Sequence[Cell], progress: Progress, matrix: Sequence[Cell] = ()) -> None:
         """Do every unit of these cells, and of their swap matrices, that is not in the journal."""
-        new = self.record.ask(cells, matrix)
+        new, swapped = self.record.ask(cells, matrix)
         self._write_record(complete=False)
         try:
             self._run(cells, matrix, progress)
         except InputError:
             # A setting that cannot work, such as a key that is refused: cells of which nothing is done were a mistake.
-            self.record.forget([cell for cell in new if not self._begun(cell)])
+            self.record.forget(
+                [cell for cell in new if not self._begun(cell)],
+                [cell for cell in swapped if not self._swapped(cell)],
+            )
             self._write_record(complete=True)
             raise
 
@@ -310,11 +271,21 @@ class Study:
         return True
 
     def _begun(self, cell: Cell) -> bool:
-        for asked, serving in self.pairs(cell):
-            chain = self.chain(serving, cell)
-            if chain.units or any(isinstance(self.answer(q, serving, cell, chain), Answer) for q in asked.queries):
-                return True
-        return False
+        return any(self.chain(serving, cell).units for _, serving in self.pairs(cell)) or self._answered(
+            cell, self.pairs(cell)
+        )
+
+    def _swapped(self, cell: Cell) -> bool:
+        """Whether anything of a swap matrix is done that is not its cell's own."""
+        return self._answered(cell, [(asked, by) for asked, by in self.swapped_pairs(cell) if asked is not by])
+
+    def _answered(self, cell: Cell, pairs: Sequence[tuple[Subject, Subject]]) -> bool:
+        chains = {id(serving): self.chain(serving, cell) for serving in self.subjects(cell)}
+        return any(
+            isinstance(self.answer(query, serving, cell, chains[id(serving)]), Answer)
+            for asked, serving in pairs
+            for query in asked.queries
+        )
 
     def _learning_works(self, cells: Sequence[Cell]) -> Iterator[Work]:
         for cell in cells:
@@ -355,7 +326,7 @@ class Study:
             if self.workers.stopped:
                 return
             setting = self.tasks[name].setting
-            with _made_anew(self._database(name)):
+            with made_anew(self._database(name)):
                 seen = deepest[name] + (self.options.walk_forward or 0)
                 setting.store.add(user.history[max(0, len(user.history) - seen) :])
                 if name in retrieving:
@@ -375,15 +346,29 @@ class Study:
 
     # -- loading ----------------------------------------------------------------------------------
 
+    def _check_record(self, path: Path) -> None:
+        """See that calls can be recorded here, before anything is done."""
+        try:
+            found = check_place(path)
+        except (InputError, StoreError) as error:
+            raise InputError(f"--record: {error}") from error
+        if found.name in OWN_FILES and found.resolve().parent == self.out.resolve():
+            raise InputError(f"--record {path} is a file of the study's own: record its calls in another one")
+
     def _record_calls(self, path: Path) -> None:
         """From now on every LM call, and every answer of Wikipedia, is in this file, too."""
-        if not path.exists() and len(self.journal):
-            self.notes.append(
-                f"{path} begins with this run: the {len(self.journal)} units that were done before are not in it, and "
-                f"a replay lacks them. A study that is recorded from its first call is whole"
-            )
-        self._recording = Recording(path, self.options.recorded, mask=masked)
+        # What only looks like a secret stays in what is answered, as in the journal.
+        about = {**self.options.recorded, "study": self.record.id}
+        try:
+            self._recording = Recording(path, about, mask=without_secrets)
+        except (InputError, StoreError) as error:
+            raise InputError(f"--record: {error}") from error
         self._resources.callback(self._recording.close)
+        if lacking := self.journal.asked() - self._recording.scopes:
+            self.notes.append(
+                f"{path} lacks {len(lacking)} units that were done before: a replay lacks them, too. A study that is "
+                f"recorded from its first call to its last is whole"
+            )
         self._models = self._make_models()
         self.workers = self._make_workers()
 
@@ -394,12 +379,13 @@ class Study:
     def _make_models(self) -> Models:
         options = self.options
         names = (options.align_lm, options.api_base, options.align_endpoint, options.temperature)
-        if options.rescore:
+        if options.rescore or options.dry_run:  # no LM is asked, so no key is needed
             return Models({}, None, *names)
         if options.replay is not None:
             replay = options.replay
             lms = {name: replay.lm(name, meter=self.meter) for name in options.lms}
-            return Models(lms, replay.lm(options.align_lm, meter=self.meter) if options.align_lm else None, *names)
+            align_lm = replay.lm(options.align_lm, meter=self.meter) if options.align_lm else None
+            return Models(lms, align_lm, *names, replayed=True)
         settings: dict[str, Any] = {
             "temperature": options.temperature,
             "timeout_seconds": options.timeout_seconds,
@@ -420,7 +406,9 @@ class Study:
     def _task_data(self, name: str, store: MemoryStore) -> TaskData:
         options = self.options
         if name not in self._sources:
+            # Of an earlier run, whose data must be the same, too.
             self._sources[name] = self._open_source(name)
+            self.record.check({f"data {name}": self._sources[name].digest})
             self._chosen[name] = self._choose(name)
         source = self._sources[name]
         users = self._chosen[name]
@@ -430,6 +418,7 @@ class Study:
             self.notes.append(
                 f"{name}: histories of {source.where} hold answers that are no label of the task, such as {first!r}"
             )
+        queries = options.selection(name).queries_per_user
         setting = Setting(
             task=source.task,
             store=store,
@@ -439,7 +428,7 @@ class Study:
             wikipedia=masked(options.wikipedia),
             wikipedia_tool=self._wikipedia(),
             workers=options.workers,
-            pool=partial(example_pool, source, users, options.data_seed, options.walk_forward),
+            pool=cache(partial(example_pool, source, users, options.data_seed, options.walk_forward, queries)),
             data_seed=options.data_seed,
             memory_bank_dates=options.memory_bank_dates,
             memory_bank_curve=options.memory_bank_curve,
@@ -477,7 +466,9 @@ class Study:
         found = [user for user in users if len(user.history) > 1]
         if not found:
             raise InputError(f"--walk-forward needs histories of 2 interactions or more, but {name} has none")
-        if few := sum(len(user.history) <= (self.options.walk_forward or 0) for user in users):
+        if alone := len(users) - len(found):
+            self.notes.append(f"{name}: {alone} users have fewer than 2 interactions and are not asked about")
+        if few := sum(len(user.history) <= (self.options.walk_forward or 0) for user in found):
             self.notes.append(
                 f"{name}: {few} users have no more than {self.options.walk_forward} interactions: they are asked about "
                 f"all but their first"
@@ -491,12 +482,14 @@ class Study:
         if self._wikipedia_tool is None:
             url = ENGLISH if self.options.wikipedia == "on" else self.options.wikipedia
             answers = self._pages.of(url) if self._pages is not None else None
+            given = None
             if self.options.replay is not None:
                 answers = self.options.replay.wikipedia()
             elif self._recording is not None and answers is not None:
-                answers = self._recording.wikipedia(masked(url), answers)
+                answers = recorded = self._recording.wikipedia(masked(url), answers)
+                given = recorded.given
             seconds = min(TIMEOUT_SECONDS, self.options.timeout_seconds)
-            tool = Wikipedia(url=url, timeout_seconds=seconds, answers=answers)
+            tool = Wikipedia(url=url, timeout_seconds=seconds, answers=answers, given=given)
             self._wikipedia_tool = tool.as_tool(self.options.prompts.wikipedia)
         return self._wikipedia_tool
 
@@ -505,7 +498,8 @@ class Study:
     def _write_record(self, complete: bool) -> None:
         """study.json as it is now; `complete` says whether this run will have spent no more than stands there."""
         command = [masked(part) for part in self.options.command]
-        self.record.write({"command": command, **self._spent(), "complete": complete})
+        replay = {"replay": self.options.replay.path.name} if self.options.replay is not None else {}
+        self.record.write({"command": command, **replay, **self._spent(), "complete": complete})
 
     def _database(self, task: str) -> Path:
         return self.out / "memory" / f"{task}.db"
@@ -554,27 +548,3 @@ def _shared_encoder() -> Any:
     encoder = load_encoder("auto")
     encoder.cache_size = max(encoder.cache_size, _ENCODER_CACHE)
     return encoder
-
-
-@contextmanager
-def _made_anew(database: Path) -> Iterator[None]:
-    """To what is said of damage within the block, the remedy that only a study has."""
-    try:
-        yield
-    except DamagedStoreError as error:
-        raise StoreError(
-            f"{error} Or delete {database}: a study makes its memory anew from its data, and asks nothing again."
-        ) from error
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    lock = FileLock(out / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"{out} is in use by another run; wait for it, or give this one another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -246,6 +246,8 @@ def _refuse_tag(where: str, node: yaml.Node) -> None:
 
 def _scalar(where: str, node: yaml.ScalarNode) -> Value:
     text = str(node.value)
+    if "\0" in text:
+        raise InputError(f"{where}: {_quoted(text)} holds a zero byte, which no option can")
     if node.style is not None:  # in quotes, or a block
         return text.strip() if node.style in "|>" else text
     if text in _EMPTY:

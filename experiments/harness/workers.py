@@ -53,7 +53,8 @@ class Workers:
         self._stop = threading.Event()
         self._retried: set[str] = set()
         self._refused: list[int] = []
-        self._journalling = threading.Lock()
+        self._journalling = threading.Condition()
+        self._under_way = 0
         self._closed = False
 
     @property
@@ -87,8 +88,10 @@ class Workers:
         self, todo: Sequence[Work], journal: Journal, advance: Callable[[Unit | None], None], progress: Progress
     ) -> None:
         pool = ThreadPoolExecutor(self.count, thread_name_prefix="study")
-        pending: set[Future[Unit | None]] = {pool.submit(self._do, work, journal) for work in todo}
+        pending: set[Future[Unit | None]] = set()
         try:
+            for work in todo:
+                pending.add(pool.submit(self._do, work, journal))
             while pending:
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -97,15 +100,14 @@ class Workers:
         except BaseException as stopped:
             self._stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            begun = {future for future in pending if not future.cancelled()}  # who was cancelled so is never done
+            grace = None
             if isinstance(stopped, KeyboardInterrupt):
                 progress.say("interrupted: a moment for the units under way, so that they are not paid for twice")
-                _, left = wait(begun, timeout=GRACE_SECONDS)
-                with self._journalling:
-                    self.given_up = sum(future.running() for future in left)
-                    self._closed = True
-            else:
-                wait(begun)
+                grace = GRACE_SECONDS
+            with self._journalling:
+                self._journalling.wait_for(lambda: not self._under_way, grace)
+                self.given_up = self._under_way
+                self._closed = True
             raise
 
     def _is_open(self, key: str, journal: Journal) -> bool:
@@ -114,8 +116,18 @@ class Workers:
 
     def _do(self, work: Work, journal: Journal) -> Unit | None:
         """Do one unit and journal it; None if it has to wait for another run."""
-        if self._stop.is_set():
-            return None
+        with self._journalling:
+            if self._stop.is_set():
+                return None
+            self._under_way += 1
+        try:
+            return self._tried(work, journal)
+        finally:
+            with self._journalling:
+                self._under_way -= 1
+                self._journalling.notify_all()
+
+    def _tried(self, work: Work, journal: Journal) -> Unit | None:
         self._retried.add(work.key)
         with self.meter.admitted(work.worst_case) as admitted, metering() as usage:
             if not admitted:

@@ -7,7 +7,8 @@ caller gave. Each of the others is one of these:
 * a call: `model`, `request` (the SHA-256 of everything that is sent but for the key), `scope` and `ordinal`, then
   `response` or `error`, and what it cost: `lm_calls` (attempts, retries included), `prompt_tokens` and
   `completion_tokens`;
-* an answer of Wikipedia's: `wikipedia` (the address of the API), `topic`, `text`.
+* an answer of Wikipedia's: `wikipedia` (the address of the API), `topic`, `text`. With `scope` and `ordinal` it is what
+  one unit was told for once, such as that the site was not available.
 
 No prompt is in it, since the texts of users may not be passed on, and no key: requests stand there as digests. What
 an answer itself quotes of its prompt is in it.
@@ -107,7 +108,10 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     if "lm" in entry:
         valid = isinstance(entry["lm"], str) and isinstance(entry["temperature"], int | float | None)
     elif "wikipedia" in entry:
-        valid = all(isinstance(entry[name], str) for name in ("wikipedia", "topic", "text"))
+        scoped = "scope" in entry
+        texts = ("wikipedia", "topic", "text", *(["scope"] if scoped else []))
+        valid = all(isinstance(entry[name], str) for name in texts)
+        valid = valid and (not scoped or isinstance(entry["ordinal"], int))
     else:
         numbers = ("ordinal", "lm_calls", "prompt_tokens", "completion_tokens")
         valid = all(isinstance(entry[name], str) for name in ("model", "request", "scope"))

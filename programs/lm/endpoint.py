@@ -69,6 +69,10 @@ _MISTAKEN = re.compile(r"api[ _-]?key|unsupported (parameter|value)", re.IGNOREC
 Send = Callable[[Request], Awaitable[Response]]
 
 
+def _always() -> bool:
+    return True
+
+
 class EndpointPausedError(LMProviderError):
     """A call was not sent, since the endpoint keeps failing; the message says how it failed last."""
 
@@ -127,8 +131,18 @@ class Endpoint:
         self._rate_limits = 0  # waves of them since the last answer
         self._last_failure: LMError | None = None
 
-    async def call(self, request: Request, send: Send, meter: Meter, patience: Patience) -> Response:
+    async def call(
+        self,
+        request: Request,
+        send: Send,
+        meter: Meter,
+        patience: Patience,
+        may_be_repeated: Callable[[], bool] = _always,
+    ) -> Response:
         """Send a request until it is answered or has failed for good.
+
+        Args:
+            may_be_repeated: asked after a failure; False makes it final, as when a part of the answer was shown.
 
         Raises:
             LMError: of DSPy: what the last attempt failed with, or `EndpointPausedError`. Its `endpoint` is the
@@ -136,19 +150,21 @@ class Endpoint:
             BudgetError: if the meter's cap does not allow the next attempt.
         """
         try:
-            return await self._call(request, send, meter, patience)
+            return await self._call(request, send, meter, patience, may_be_repeated)
         except LMError as error:
             error.model = request.model  # some clients name it without the provider
             error.endpoint = self.name
             raise
 
-    async def _call(self, request: Request, send: Send, meter: Meter, patience: Patience) -> Response:
+    async def _call(
+        self, request: Request, send: Send, meter: Meter, patience: Patience, may_be_repeated: Callable[[], bool]
+    ) -> Response:
         ticket = self._breaker.admit()
         if ticket is None:
             raise self._paused(request)
         usable: bool | None = None
         try:
-            response = await self._attempts(request, send, meter, patience)
+            response = await self._attempts(request, send, meter, patience, may_be_repeated)
             usable = True
             return response
         except LMError as error:
@@ -162,7 +178,9 @@ class Endpoint:
             else:
                 self._breaker.record(ticket, usable=usable)
 
-    async def _attempts(self, request: Request, send: Send, meter: Meter, patience: Patience) -> Response:
+    async def _attempts(
+        self, request: Request, send: Send, meter: Meter, patience: Patience, may_be_repeated: Callable[[], bool]
+    ) -> Response:
         attempt = 0
         while True:
             try:
@@ -171,7 +189,7 @@ class Endpoint:
                 # Where every call is refused as one too many, no call has to find that out for itself.
                 refused_all = isinstance(error, LMRateLimitError) and self._rate_limits > patience.num_retries
                 hopeless = refused_all or not _is_transient(error) or _asked_to_wait(error) > MAX_WAIT_SECONDS
-                if hopeless or attempt >= patience.num_retries:
+                if hopeless or attempt >= patience.num_retries or not may_be_repeated():
                     raise
                 if not isinstance(error, LMRateLimitError):  # all calls wait for a rate limit, this one with them
                     await self._sleep(max(patience.wait_seconds(attempt), _asked_to_wait(error)))

@@ -162,6 +162,10 @@ class Meter:
             for ledger in (self.spent, *_ledgers.get()):
                 ledger.add(tokens)
 
+    def __reduce__(self) -> tuple[type[Meter], tuple[int | None, int | None]]:
+        # In another process another account, with the same limits and nothing spent.
+        return Meter, (self.max_calls, self.max_in_flight)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
         return self  # a copy of an LM, or of a program that holds one, is on the same account
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from dspy._vendor.lm15.serde import response_from_dict, response_to_dict  # as DSPy's own cache keeps a response
+from dspy._vendor.lm15.types import StreamEvent
 from dspy.clients.lm import _dump_engine, _load_engine
 from dspy.lm15 import Request, Response
 from dspy.utils.exceptions import LMError
 from filelock import FileLock, Timeout
 
 from personaagent.programs.errors import InputError, StoreError
-from personaagent.programs.files import WholeLines, open_lines, refused
+from personaagent.programs.files import WholeLines, expanded, open_lines, refused
 from personaagent.programs.lm._lines import as_line, begins_header, entries, error_to_dict, header_line, read_header
 from personaagent.programs.lm._loop import renew_after_fork
+from personaagent.programs.lm.engines import in_words
 from personaagent.programs.lm.meter import Usage, metering
-from personaagent.programs.lm.scope import Scope, current_scope, request_digest
+from personaagent.programs.lm.scope import Scope, current_scope, question_name, request_digest
 
 if TYPE_CHECKING:
     from personaagent.programs.tools.wikipedia import Answers
@@ -57,14 +60,15 @@ class Recording:
         *,
         mask: Callable[[str], str] = lambda text: text,
     ) -> None:
-        self.path = Path(path).expanduser()
-        if not self.path.name:
-            raise InputError(f"a recording needs the name of a file, but got {str(path)!r}")
+        self.path = check_place(path)
         self._mask = mask
         self.about: dict[str, Any] = self._masked(json.loads(json.dumps(dict(about or {}))))
         """As it stands in the file."""
+        self.scopes: set[str] = set()
+        """The names of the units of which calls are in the file."""
         self._lms: set[tuple[str, float | None]] = set()
         self._texts: dict[tuple[str, str], str] = {}
+        self._given: dict[tuple[str, str, str, int], str] = {}
         self._outside = Scope("")
         self.renew()
         renew_after_fork(self)
@@ -108,14 +112,14 @@ class Recording:
     def __deepcopy__(self, memo: object) -> Recording:
         return self  # a copy of an LM is recorded in the same file
 
-    def wikipedia(self, address: str, answers: Answers) -> Answers:
+    def wikipedia(self, address: str, answers: Answers) -> RecordedAnswers:
         """Answers of one MediaWiki that are recorded when they are used.
 
         Args:
             address: of its API.
             answers: where they are kept for the run itself.
         """
-        return _RecordedAnswers(self, address, answers)
+        return RecordedAnswers(self, address, answers)
 
     def add_lm(self, model: str, temperature: float | None) -> None:
         """Note an LM whose calls will be recorded; once is enough."""
@@ -145,12 +149,27 @@ class Recording:
                 self._write({"wikipedia": address, "topic": topic, "text": text})
                 self._texts[address, topic] = text
 
+    def add_given(self, address: str, topic: str, text: str) -> None:
+        """Record what this unit was told, if a replay would tell it something else."""
+        address, topic, text = self._mask(address), self._mask(topic), self._mask(text)
+        scope = current_scope() or self._outside
+        name, ordinal = self._mask(scope.name), scope.ordinal(self, question_name(address, topic))
+        with self._lock:
+            if self._given.get((address, topic, name, ordinal), self._texts.get((address, topic))) != text:
+                entry = {"wikipedia": address, "topic": topic, "text": text, "scope": name, "ordinal": ordinal}
+                self._write(entry)
+                self._given[address, topic, name, ordinal] = text
+
     def _add_call(self, request: Request, usage: Usage, **outcome: Any) -> None:
         digest = request_digest(request)
         scope = current_scope() or self._outside
         name = {"scope": self._mask(scope.name), "ordinal": scope.ordinal(self, digest)}
         with self._lock:
             self._write({"model": request.model, "request": digest, **name, **outcome, **usage.to_dict()})
+            self._note_scope(scope.name)
+
+    def _note_scope(self, name: str) -> None:
+        self.scopes.add(name.partition("/")[0])
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         if self._closed:
@@ -169,7 +188,13 @@ class Recording:
             if "lm" in entry:
                 self._lms.add((entry["lm"], entry["temperature"]))
             elif "wikipedia" in entry:
-                self._texts[entry["wikipedia"], entry["topic"]] = entry["text"]
+                address, topic = entry["wikipedia"], entry["topic"]
+                if "scope" in entry:
+                    self._given[address, topic, entry["scope"], entry["ordinal"]] = entry["text"]
+                else:
+                    self._texts[address, topic] = entry["text"]
+            else:
+                self._note_scope(entry["scope"])
 
     def _check_about(self, about: Mapping[str, Any]) -> None:
         there, now = about.get, self.about.get
@@ -185,7 +210,9 @@ class Recording:
             )
 
 
-class _RecordedAnswers:
+class RecordedAnswers:
+    """Answers of one MediaWiki, for `Wikipedia(answers=..., given=...)`; see `Recording.wikipedia`."""
+
     def __init__(self, recording: Recording, address: str, answers: Answers) -> None:
         self._recording, self._address, self._answers = recording, address, answers
 
@@ -198,6 +225,10 @@ class _RecordedAnswers:
     def __setitem__(self, topic: str, text: str, /) -> None:
         self._recording.add_text(self._address, topic, text)
         self._answers[topic] = text
+
+    def given(self, topic: str, text: str) -> None:
+        """Record an answer that is used but not kept: that the site was not available."""
+        self._recording.add_given(self._address, topic, text)
 
 
 # -- the engines ----------------------------------------------------------------------------------
@@ -246,6 +277,10 @@ class RecordingEngine(_Recorded):
             response: Response = self._inner.complete(request)
             return self._recording.add_response(request, response, usage)
 
+    def stream(self, request: Request) -> Iterator[StreamEvent]:
+        """The answer, which is known as a whole first, word by word."""
+        yield from in_words(self.complete(request))
+
 
 class AsyncRecordingEngine(_Recorded):
     """As `RecordingEngine`, for `acall`."""
@@ -255,8 +290,30 @@ class AsyncRecordingEngine(_Recorded):
             response: Response = await self._inner.complete(request)
             return self._recording.add_response(request, response, usage)
 
+    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+        """As `RecordingEngine.stream`."""
+        for event in in_words(await self.complete(request)):
+            yield event
+
 
 # -- opening ----------------------------------------------------------------------------------------
+
+
+def check_place(path: str | Path) -> Path:
+    """See that a recording can be here, without touching anything; the path with `~` resolved.
+
+    Raises:
+        InputError: if there is another file, or a name is lacking.
+        StoreError: if it cannot be read, or its folder is none that can be written.
+    """
+    found = expanded(path)
+    if not found.name:
+        raise InputError(f"a recording needs the name of a file, but got {str(path)!r}")
+    _check_no_other_file(found)
+    folder = next(parent for parent in found.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise StoreError(f"{found}: the recording cannot be opened: {folder} is no folder that can be written")
+    return found
 
 
 def _check_no_other_file(path: Path) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import dspy
 from dspy._vendor.lm15.serde import response_from_dict
+from dspy._vendor.lm15.types import StreamEvent
 from dspy.lm15 import Request, Response
 from dspy.utils.exceptions import LMError
 
 from personaagent.programs.errors import InputError
+from personaagent.programs.files import expanded
 from personaagent.programs.lm._lines import entries, error_from_dict
+from personaagent.programs.lm.engines import in_words
 from personaagent.programs.lm.meter import Meter
-from personaagent.programs.lm.scope import Scope, current_scope, request_digest
+from personaagent.programs.lm.scope import Scope, current_scope, question_name, request_digest
 
 if TYPE_CHECKING:
     from personaagent.programs.tools.wikipedia import Answers
@@ -50,18 +53,25 @@ class Replay:
     Thread safe; all LMs of a run should come from one object, since it counts their calls together. A deep copy is
     the object itself.
 
+    Args:
+        path: of the file.
+        strict: within a scope only what was recorded in one of the same name answers. What another unit was answered,
+            such as that of another seed, is not this one's.
+
     Raises:
         InputError: if the file cannot be read, is no recording, or has a damaged line (which one). A last line that
             was cut short does not count.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+    def __init__(self, path: str | Path, *, strict: bool = False) -> None:
+        self.path = expanded(path)
+        self._strict = strict
         self.about: dict[str, Any] = {}
         """The settings of the run that was recorded, as it gave them."""
         self._temperatures: dict[str, list[float | None]] = {}  # by model; None where the LM does not sample
         self._lines: dict[_Key, bytes] = {}
         self._texts: dict[tuple[str | None, str], str] = {}
+        self._given: dict[tuple[str | None, str, str, int], str] = {}
         self._outside = Scope("")
         try:
             with self.path.open("rb") as file:
@@ -133,7 +143,7 @@ class Replay:
         scope = current_scope() or self._outside
         key = _Key(scope.name, digest, scope.ordinal(self, digest))
         if key not in self._lines:
-            keys = self._everywhere.get(digest, [])
+            keys = [] if self._strict and scope.name else self._everywhere.get(digest, [])
             if key.ordinal >= len(keys):
                 raise NotRecordedError(
                     f"{self.path} holds no answer to this call: another prompt, setting or version was recorded",
@@ -142,6 +152,13 @@ class Replay:
             key = keys[key.ordinal]
         entry: dict[str, Any] = json.loads(self._lines[key])
         return entry
+
+    def _text(self, address: str | None, topic: str) -> str:
+        """What Wikipedia said to the next question about this in the scope around the caller."""
+        scope = current_scope() or self._outside
+        ordinal = scope.ordinal(self, question_name(address, topic))
+        known = self._texts.get((address, topic), NOT_RECORDED)
+        return self._given.get((address, topic, scope.name, ordinal), known)
 
     def _read(self, lines: Iterator[tuple[int, bytes]]) -> None:
         whole = ((number, line) for number, line in lines if line.endswith(b"\n"))
@@ -153,7 +170,10 @@ class Replay:
                 known += [entry["temperature"]] if entry["temperature"] not in known else []
             elif "wikipedia" in entry:
                 for address in (entry["wikipedia"], None):
-                    self._texts[address, entry["topic"]] = entry["text"]
+                    if "scope" in entry:
+                        self._given[address, entry["topic"], entry["scope"], entry["ordinal"]] = entry["text"]
+                    else:
+                        self._texts[address, entry["topic"]] = entry["text"]
             else:
                 scope = names.setdefault(entry["scope"], entry["scope"])
                 self._lines[_Key(scope, entry["request"], entry["ordinal"])] = line
@@ -177,7 +197,7 @@ class _ReplayedAnswers:
         self._replay, self._address = replay, address
 
     def get(self, topic: str, /) -> str:
-        return self._replay._texts.get((self._address, topic), NOT_RECORDED)
+        return self._replay._text(self._address, topic)
 
     def __setitem__(self, topic: str, text: str, /) -> None:
         raise TypeError("a replay keeps nothing: it finds an answer to every topic")
@@ -218,12 +238,21 @@ class ReplayEngine(_Replayed):
     def complete(self, request: Request) -> Response:
         return self._answer(request)
 
+    def stream(self, request: Request) -> Iterator[StreamEvent]:
+        """The answer, which is known as a whole first, word by word."""
+        yield from in_words(self.complete(request))
+
 
 class AsyncReplayEngine(_Replayed):
     """As `ReplayEngine`, for `acall`."""
 
     async def complete(self, request: Request) -> Response:
         return self._answer(request)
+
+    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+        """As `ReplayEngine.stream`."""
+        for event in in_words(await self.complete(request)):
+            yield event
 
 
 def _joined(temperatures: list[float | None]) -> str:

@@ -19,6 +19,11 @@ class Scope:
     def __init__(self, name: str) -> None:
         self.name = name
         self._counts: dict[tuple[object, str], Iterator[int]] = {}
+        self._parts: dict[str, Scope] = {}
+
+    def part(self, name: str) -> Scope:
+        """The part of this name, which counts by itself; always the same one."""
+        return self._parts.setdefault(name, Scope(f"{self.name}/{name}"))
 
     def ordinal(self, who: object, request: str) -> int:
         """0, 1, ... for each time that `who` asks this in this scope."""
@@ -47,9 +52,32 @@ def recording_scope(name: str) -> Iterator[None]:
         _scope.reset(token)
 
 
+@contextmanager
+def scope_part(name: str) -> Iterator[None]:
+    """Within a unit of work, tell the calls within the block from those of parts that are done side by side with it.
+
+    Parts may ask the same in any order: in a replay each gets its own answer. One that is entered again within the
+    same unit counts on. Outside of any scope this does nothing.
+
+    Args:
+        name: of no other part of the unit.
+    """
+    unit = _scope.get()
+    token = _scope.set(unit.part(name) if unit else None)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
 def current_scope() -> Scope | None:
     """The innermost scope around the caller; None outside of any."""
     return _scope.get()
+
+
+def question_name(address: str | None, topic: str) -> str:
+    """Identity of a question to a MediaWiki, among requests."""
+    return f"wikipedia {address} {topic}"
 
 
 def request_digest(request: Request) -> str:

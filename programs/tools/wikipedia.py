@@ -83,6 +83,8 @@ class Wikipedia:
         open_seconds: above 0.
         answers: where answers are kept, those that say that there is no such page included. Default: the 256
             that were used last, for as long as the tool lives.
+        given: is told topic and text of every answer before it is used, also that the site is not available; what it
+            raises, the question raises.
         clock: seconds for the breaker only; timeouts are real time.
     """
 
@@ -96,6 +98,7 @@ class Wikipedia:
         failures_to_open: int = 3,
         open_seconds: float = 60.0,
         answers: Answers | None = None,
+        given: Callable[[str, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         _check("url", _shown(url), re.fullmatch(r"https?://[^\s/?#]+\S*", url), "an http(s) address", ENGLISH)
@@ -110,6 +113,7 @@ class Wikipedia:
         self._breaker = Breaker(failures_to_open, open_seconds, clock)
         self._lock = threading.Lock()
         self._answers: Answers = _LatestAnswers() if answers is None else answers
+        self._given = given
         self._being_asked: dict[str, Future[str]] = {}
         self._module: ModuleType | None = None
 
@@ -119,6 +123,13 @@ class Wikipedia:
         topic = one_line(query)
         if not topic:
             return "The query is empty. Give the name of one topic."
+        text = self._text(topic)
+        if self._given is not None:
+            self._given(topic, text)
+        return text
+
+    def _text(self, topic: str) -> str:
+        """What was kept, what another thread is just asking for, or what the site says."""
         with self._lock:
             kept = self._answers.get(topic)
             if kept is not None:

@@ -20,7 +20,7 @@ import pytest
 from servers.llm import GROUPS, REFUSAL, OpenAIServer
 
 from personaagent.experiments.harness import study
-from personaagent.experiments.harness.methods import MAX_ITERS
+from personaagent.experiments.harness.methods.base import MAX_ITERS
 from personaagent.experiments.harness.settings import StudyOptions
 from personaagent.programs.episode import max_predictions
 from personaagent.programs.lm.endpoint import CALLS_TO_OPEN

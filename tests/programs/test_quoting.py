@@ -194,12 +194,17 @@ def test_a_defused_marker_still_reads() -> None:
 @example("< / PERSONA\n>")
 @example("</per\x00sona>")
 def test_a_persona_cannot_close_its_block(text: str) -> None:
-    block = persona_block(text)
+    block = persona_block(text) or persona_block("text")
     inside = block.removeprefix(PERSONA_OPEN + "\n").removesuffix("\n" + PERSONA_CLOSE)
     assert len(inside) == len(block) - len(PERSONA_OPEN) - len(PERSONA_CLOSE) - 2
     folded = re.sub(r"\s", "", inside).lower()
     assert PERSONA_CLOSE not in folded
     assert PERSONA_OPEN not in folded
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\x00"])
+def test_a_persona_without_text_is_no_block(text: str) -> None:
+    assert persona_block(text) == ""
 
 
 def test_the_persona_block_keeps_the_lines() -> None:

@@ -71,6 +71,8 @@ class Models:
     api_base: str | None
     align_api_base: str | None
     temperature: float
+    replayed: bool = False
+    """Whether what was recorded answers in their place."""
 
 
 @dataclass(frozen=True)

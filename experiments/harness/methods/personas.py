@@ -72,13 +72,14 @@ class PersonaMethod:
     def step(self, subject: Subject, cell: Cell, iteration: int, state: State) -> Work:
         """One iteration of Algorithm 1 from this persona."""
         persona, setting = _persona(state), self.setting
+        n = min(cell.batch_size, len(subject.history))
         inputs = {
             **setting.inputs(cell),
             "align_lm": self.align_name(cell),
             "align_api_base": setting.models.align_api_base,
             "history": subject.history_digest,
             "user": subject.user_id,
-            "batch_size": cell.batch_size,
+            "batch_size": n,
             "memories": cell.memories,
             "iteration": iteration,
             "persona": persona.digest,
@@ -92,6 +93,7 @@ class PersonaMethod:
                 iterations=1,
                 lm=setting.models.align_lm,
                 num_threads=max(1, min(setting.workers, cell.batch_size)),
+                stop_at_failure=not setting.models.replayed,
                 gradient_instruction=setting.prompts.gradient,
                 update_instruction=setting.prompts.update,
                 # Two texts are never the same: the critic is told what differs. Of labels the paper's sees both.
@@ -101,7 +103,6 @@ class PersonaMethod:
             aligned = alignment.compile(student, trainset=[i.to_example("query", "answer") for i in subject.history])
             return aligned.alignment_steps[0].to_dict() if aligned.alignment_steps else {"after": persona.dump_state()}
 
-        n = min(cell.batch_size, len(subject.history))
         per_align_call = calls_per_prediction(self.align_name(cell))
         worst = n * (self._answer_worst(cell) + per_align_call) + (per_align_call if n else 0)
         return Work(unit_key("step", inputs), "step", run, worst, self.step_calls(subject, cell), cell.lm)
@@ -251,7 +252,8 @@ class Votes(PersonaMethod):
             others = [other for place, other in enumerate(parsed) if place != index and other is not None]
             return sum(sign * task.score(other, mine) for other in others)
 
-        return voting[max(range(len(voting)), key=lambda index: (agreement(index), -index))]
+        readable = [index for index, answer in enumerate(parsed) if answer is not None] or [0]
+        return voting[max(readable, key=lambda index: (agreement(index), -index))]
 
 
 def _persona(state: State) -> Persona:

@@ -100,14 +100,14 @@ _ENTRIES = (
     ),
     Entry(
         "more-memories",
-        "no alignment; K larger by what alignment's LM calls would have retrieved",
+        "no alignment; K larger by what the LM calls of persona-agent's alignment at this n, E, K would have retrieved",
         MoreMemories,
         alignment=True,
         control=True,
     ),
     Entry(
         "self-consistency",
-        "no alignment; its LM calls spent on more samples of each answer",
+        "no alignment; the LM calls of persona-agent's alignment at this n, E, K spent on more samples of each answer",
         Votes,
         alignment=True,
         control=True,

@@ -515,3 +515,19 @@ def test_a_forked_process_can_go_on_with_it(path: Path) -> None:
         finally:
             os._exit(99)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_recorded_answer_and_a_replayed_one_can_be_streamed(tmp_path: Path) -> None:
+    question = "tags: [one two, three] description: one two"
+    with Recording(tmp_path / "calls.jsonl") as recording:
+        streamed = words_of(make_lm("offline", recording=recording), question)
+    assert words_of(Replay(tmp_path / "calls.jsonl").lm(), question) == streamed
+    assert "".join(streamed).strip() == "one two" and len(streamed) > 1
+
+
+def words_of(lm: dspy.LM, question: str) -> list[str]:
+    listener = dspy.streaming.StreamListener("answer")
+    program = dspy.streamify(dspy.Predict("query -> answer"), stream_listeners=[listener], async_streaming=False)
+    with dspy.context(lm=lm):
+        chunks = list(program(query=question))
+    return [chunk.chunk for chunk in chunks if isinstance(chunk, dspy.streaming.StreamResponse)]

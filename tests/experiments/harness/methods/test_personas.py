@@ -80,7 +80,7 @@ def test_the_steps_key(method: PersonaMethod) -> None:
         method.step(user(), CELL, 1, Persona("serve well", parent="p")).key,
         *(
             method.step(user(), replace(CELL, **change), 1, PERSONA).key
-            for change in ({"batch_size": 5}, {"memories": 1}, {"seed": 1}, {"lm": "other/lm"})
+            for change in ({"batch_size": 1}, {"memories": 1}, {"seed": 1}, {"lm": "other/lm"})
         ),
         other(method, prompts=Prompts(update="x")).step(user(), CELL, 1, PERSONA).key,
         other(method, wikipedia="http://w").step(user(), CELL, 1, PERSONA).key,
@@ -90,6 +90,8 @@ def test_the_steps_key(method: PersonaMethod) -> None:
     ]
     assert len({key, *others}) == 1 + len(others)
     assert method.step(user(), replace(CELL, iterations=5), 1, PERSONA).key == key
+    # Of two interactions a batch of three is one of five.
+    assert method.step(user(), replace(CELL, batch_size=5), 1, PERSONA).key == key
 
 
 def test_the_answers_key(method: PersonaMethod) -> None:

@@ -1,0 +1,188 @@
+"""Whose persona is in effect, and the adapters that put it into the system message of every predictor.
+
+The persona is a value of DSPy's own context, `dspy.settings`, so that it goes wherever a program goes: into tasks,
+`dspy.Parallel`, `dspy.asyncify` and every thread that copies the context. There is one at a time: a program that is
+personalised for one user inside of another's is prompted with its own persona only.
+
+It is added to the messages that an adapter has formatted, and to nothing else. Predictors, signatures and
+demonstrations, which optimizers and `save` read, never hold it, and replies are parsed as they would be without it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
+
+from personaagent.programs.errors import PersonaAgentError
+from personaagent.programs.quoting import persona_block
+
+_SETTING = "personaagent_persona"
+"""In `dspy.settings`: the persona's block as the prompt shows it, "" for none."""
+
+
+def acting_as(text: str) -> AbstractContextManager[None]:
+    """A context in which every predictor has this persona in its system message, and no other one.
+
+    Args:
+        text: of the persona. One that is empty adds nothing to a prompt; a persona around the block is out of
+            effect all the same.
+    """
+    block = persona_block(text)
+    if not block:
+        return dspy.context(**acting_as_nobody())
+    adapter = personal(dspy.settings.adapter or dspy.ChatAdapter())
+    return dspy.context(adapter=adapter, callbacks=[*_callbacks(), _Keeper()], **{_SETTING: block})
+
+
+def acting_as_nobody() -> dict[str, Any]:
+    """DSPy's settings as they are here, for `dspy.context`, with no persona in effect."""
+    return {"adapter": plain(dspy.settings.adapter), "callbacks": _callbacks(), _SETTING: ""}
+
+
+def _callbacks() -> list[Any]:
+    return [callback for callback in dspy.settings.callbacks if not isinstance(callback, _Keeper)]
+
+
+def personal(adapter: Any) -> Any:
+    """The same adapter, of a kind that puts the persona in effect at the top of the system message.
+
+    Its class is one of the same name below the adapter's own: what is of DSPy's `JSONAdapter` stays so.
+
+    Raises:
+        PersonaAgentError: if the adapter is not one of DSPy's `Adapter` kind.
+    """
+    if isinstance(adapter, _Personal):
+        return adapter
+    if not isinstance(adapter, dspy.Adapter):
+        raise PersonaAgentError(f"a persona needs an adapter that is a dspy.Adapter, but got {adapter!r}")
+    made: Any = copy.copy(adapter)
+    made.__class__ = _kind(type(adapter))
+    for name, part in vars(made).items():
+        if isinstance(part, dspy.Adapter):  # one that it hands calls on to
+            setattr(made, name, personal(part))
+    return made
+
+
+def plain(adapter: Any) -> Any:
+    """The adapter that `personal` was given, as it was but for the copy; another one is returned as it is."""
+    kind = type(adapter)
+    if not isinstance(adapter, _Personal) or _Personal not in kind.__bases__:
+        return adapter
+    made = copy.copy(adapter)
+    made.__class__ = kind.__bases__[1]
+    for name, part in vars(made).items():
+        if isinstance(part, _Personal):
+            setattr(made, name, plain(part))
+    return made
+
+
+class _Personal:
+    """What `personal` adds to an adapter's class."""
+
+    def format(self, *args: Any, **kwargs: Any) -> Any:
+        messages = super().format(*args, **kwargs)  # type: ignore[misc]
+        block = dspy.settings.get(_SETTING, "")
+        if not block:
+            return messages
+        messages = _with_block(messages, block)
+        placed = _placed.get()
+        if placed is not None:
+            placed.append(block)
+        keep_prompt = getattr(self, "_keep_prompt", None)
+        if keep_prompt is not None:  # a careful adapter
+            keep_prompt(messages)
+        return messages
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _seen_to(self):
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        with _seen_to(self):
+            return await super().acall(*args, **kwargs)  # type: ignore[misc]
+
+    def _make_json_adapter_fallback(self) -> Any:
+        return personal(super()._make_json_adapter_fallback())  # type: ignore[misc]
+
+
+def _kind(base: Any) -> Any:
+    # Classes that are made on the way, as DSPy's Refine makes them, hold what they were made with.
+    return _made_kind(base) if "<locals>" in base.__qualname__ else _lasting_kind(base)
+
+
+@lru_cache(maxsize=256)
+def _lasting_kind(base: Any) -> Any:
+    return _made_kind(base)
+
+
+def _made_kind(base: type) -> type:
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    kind: Any = type(base)(base.__name__, (_Personal, base), names)
+    for method in ("format", "parse"):
+        # DSPy wraps both in every subclass, so that callbacks would be told twice.
+        if method in vars(kind):
+            delattr(kind, method)
+    return kind
+
+
+_placed: ContextVar[list[str] | None] = ContextVar("personaagent_persona_placed", default=None)
+
+
+@contextmanager
+def _seen_to(adapter: Any) -> Iterator[None]:
+    """See that the persona was placed: an adapter may write its messages elsewhere than in `format`."""
+    if _placed.get() is not None or not dspy.settings.get(_SETTING, ""):
+        yield
+        return
+    placed: list[str] = []
+    token = _placed.set(placed)
+    try:
+        yield
+    finally:
+        _placed.reset(token)
+    if not placed:
+        raise PersonaAgentError(
+            f"{type(adapter).__name__} writes its messages elsewhere than in `format`, so that no persona could be "
+            f"added: let its __call__ and acall use self.format, or an adapter that is one of its attributes"
+        )
+
+
+def _with_block(messages: Any, block: str) -> list[Any]:
+    if not isinstance(messages, list):
+        raise PersonaAgentError(f"a persona needs a list of messages, but the adapter's `format` made {messages!r}")
+    first = messages[0] if messages else None
+    if not isinstance(first, dict) or first.get("role") not in ("system", "developer"):
+        return [{"role": "system", "content": block}, *messages]
+    said = first.get("content")
+    if isinstance(said, list):  # parts
+        part = {"type": "text", "text": block}
+        content: Any = said if said[:1] == [part] else [part, *said]
+    else:
+        content = said if said and said.startswith(block) else f"{block}\n\n{said}" if said else block
+    return [{**first, "content": content}, *messages[1:]]
+
+
+class _Keeper(BaseCallback):
+    """Keeps the persona in effect where a program chooses another adapter on the way: `dspy.context(adapter=...)`."""
+
+    def __init__(self) -> None:
+        self._chosen: dict[str, AbstractContextManager[None]] = {}
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        adapter = dspy.settings.adapter or dspy.ChatAdapter()
+        if isinstance(instance, dspy.Predict) and not isinstance(adapter, _Personal):
+            chosen: AbstractContextManager[None] = dspy.context(adapter=personal(adapter))
+            chosen.__enter__()
+            self._chosen[call_id] = chosen
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        chosen = self._chosen.pop(call_id, None)
+        if chosen is not None:
+            chosen.__exit__(None, None, None)
