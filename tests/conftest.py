@@ -63,6 +63,8 @@ class Call:
         parts = request.system
         self.system = parts if isinstance(parts, str) else "".join(p.text for p in parts or ())
         self.user = request.messages[-1].text or ""
+        self.text = "\n".join([self.system, *((message.text or "") for message in request.messages)])
+        """All that was sent, demonstrations included."""
         declared = self.system.partition("Your output fields are:")[2].partition("All interactions")[0]
         self.outputs = _OUTPUT.findall(declared)
 
