@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import dspy
@@ -19,6 +20,7 @@ from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
 from personaagent.optimizers.signatures import Update, gradient_signature
+from personaagent.optimizers.spans import Alignment, AlignmentIteration, PersonaUpdate, Rollout, TextualGradient
 from personaagent.optimizers.student import BatchItem, Metric, Student, answer_of, batch_item, compared, recalled_in
 from personaagent.programs.adapter import careful
 from personaagent.programs.errors import InputError
@@ -150,8 +152,8 @@ class PersonaAlignment(Teleprompter):
         self.show_trajectory = show_trajectory
         self.profile_before_batch = profile_before_batch
         self.semantic_memory = semantic_memory
-        self.gradient = dspy.Predict(gradient_signature(gradient_instruction, metric is not None, show_trajectory))
-        self.update = dspy.Predict(Update.with_instructions(update_instruction) if update_instruction else Update)
+        self.gradient = TextualGradient(gradient_signature(gradient_instruction, metric is not None, show_trajectory))
+        self.update = PersonaUpdate(Update.with_instructions(update_instruction) if update_instruction else Update)
 
     def compile(
         self,
@@ -184,10 +186,17 @@ class PersonaAlignment(Teleprompter):
         if self.profile_before_batch and student.memory is None:
             raise InputError("profile_before_batch=True needs a student with a memory")
         batch = self._latest(student, trainset)
+        shown = {"user_id": student.user_id, "interactions": [item.interaction_id for item in batch]}
+        aligned: Aligned = Alignment(lambda: self._aligned(student, batch))(**shown)
+        return aligned
+
+    def _aligned(self, student: Student, batch: Sequence[BatchItem]) -> Any:
+        assert student.persona is not None
         aligned: Any = student.with_persona(student.persona)
         steps: list[AlignmentStep] = []
         for iteration in range(1, (self.iterations if batch else 0) + 1):
-            step = self._step(aligned, batch, iteration)
+            work = partial(self._step, aligned, batch, iteration)
+            step: AlignmentStep = AlignmentIteration(work)(iteration=iteration)
             steps.append(step)
             aligned = aligned.with_persona(step.after)
         aligned.alignment_steps = steps
@@ -248,7 +257,9 @@ class PersonaAlignment(Teleprompter):
     def _simulate(self, agent: Student, item: BatchItem, place: int) -> Simulation:
         """A rollout and its gradient, in a replay told apart from those beside it."""
         with scope_part(f"rollout {place}"):
-            return self._simulated(agent, item)
+            shown = {"interaction": item.interaction_id, "expected": item.expected}
+            simulation: Simulation = Rollout(lambda: self._simulated(agent, item))(**shown)
+            return simulation
 
     def _simulated(self, agent: Student, item: BatchItem) -> Simulation:
         """Answer one interaction as if it had not happened yet, and criticise the answer (lines 5-8, 14)."""
