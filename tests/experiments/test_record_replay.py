@@ -92,11 +92,11 @@ def calls(tmp_path: Path) -> Path:
 
 
 class Refusing(OpenAIServer):
-    """Refuses for good the gradient of one of bob's films, and cleo's question."""
+    """Refuses for good the gradient of bob's film before the last, and cleo's question."""
 
     def admit(self, path: str, authorization: str | None, body: dict[str, Any]) -> Seen:
         seen = super().admit(path, authorization, body)
-        refused = "bob's film 4" if "feedback" in seen.prompt.outputs else "cleo's new film"
+        refused = "bob's film 3" if "feedback" in seen.prompt.outputs else "cleo's new film"
         if refused in seen.prompt.user:
             seen.scenario = "404-model"
         return seen

@@ -26,7 +26,7 @@ WHOLE = [*SETTINGS, *AXES, "--out", "out"]
 SEARCH = [*SETTINGS, *AXES, "--search", "2", "--out", "out"]
 VERSION_1 = Path(__file__).parents[1] / "programs" / "memory" / "store_version_1.sql"
 
-_BAR = re.compile(r"^(histories|profiles|alignment \d+|answers) +[━╸╺ ]*\d+/\d+ ")
+_BAR = re.compile(r"^(histories|learning|alignment \d+|answers) +[━╸╺ ]*\d+/\d+ ")
 _FEW_USERS = "note: fewer than 10 users"
 
 
