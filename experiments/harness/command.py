@@ -165,6 +165,10 @@ def _report(study: Any, tracker: Any, console: Any) -> bool:
     waits = [(r.waiting, r.cell in asked) for r in rows]
     own = {r.cell: r.waiting for r in rows}  # a matrix holds its cell's own samples, too
     waits += [(matrix.waiting - own[matrix.cell], matrix.cell in matrices) for matrix in written.swapped]
+    known = {r.cell for r in rows}
+    never = sum(cell not in known for cell in asked) if study.options.rescore else 0
+    if never:
+        console.print(f"never asked here, of what this command names: {never} cells", highlight=False)
     waiting = sum(count for count, is_asked in waits if is_asked)
     elsewhere = sum(count for count, is_asked in waits if not is_asked)
     if waiting and study.workers.calls_needed:

@@ -230,7 +230,7 @@ def _scores(about: About, table: Table) -> str:
 def _legend(about: About, table: Table) -> str:
     words = [
         "n: interactions that the persona is aligned to; E: iterations of that; K: memories recalled. In brackets: "
-        "95 % intervals, clustered by user."
+        "95 % intervals, clustered by user; `[-]`: all users are alike, which gives none."
     ]
     if table.users > 1:
         words.append("Told apart from: `> 1` is better than row 1, `< 1` worse than row 1, after Holm's correction.")
@@ -253,9 +253,14 @@ def _legend(about: About, table: Table) -> str:
 
 def _apart(about: About, table: Table) -> list[str]:
     if table.users < 2:
-        return ["Nothing is judged: that takes two rows with answers to questions of the same two users or more."]
-    rest = sum(not verdict.separable for verdict in table.verdicts)
+        return [
+            "Nothing is judged: that takes two rows of one history with answers to questions of the same two users or "
+            "more."
+        ]
+    judged = [verdict for verdict in table.verdicts if verdict.difference.users > 1]
+    rest, untold = sum(not verdict.separable for verdict in judged), len(table.verdicts) - len(judged)
     noise = f"; {rest:,} cannot be told from noise" if rest else ""
+    noise += f"; {untold:,} cannot be judged, for want of questions that both answered" if untold else ""
     metric = plain(metric_title(table.info.metrics[0]))
     return [
         f"{_apart_of(table)} of rows can be told apart by {metric} at {_level(ALPHA)} after Holm's correction over the "

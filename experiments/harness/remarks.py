@@ -80,7 +80,11 @@ def _memory_bank(study: Study, cells: Sequence[Cell]) -> Iterator[str]:
 def swap_sentence(study: Study, found: SwapLoss) -> str:
     """What a swap matrix says."""
     task, cell = study.task(found.cell), found.cell
-    bounds = "" if found.loss.low != found.loss.low else f" [{found.loss.low:.3f} to {found.loss.high:.3f}]"
+    bounds = ""
+    if found.loss.low == found.loss.low:
+        bounds = f" (95 % interval {max(-1.0, found.loss.low):.3f} to {min(1.0, found.loss.high):.3f})"
+        if not task.labels or not task.higher_is_better:
+            bounds = f" (95 % interval {found.loss.low:.3f} to {found.loss.high:.3f})"
     undone = "".join(
         f"; {count} {what}" for count, what in ((found.failed, "failed"), (found.waiting, "wait")) if count
     )

@@ -79,7 +79,7 @@ def write_files(study: Study, rows: Sequence[Row]) -> Written:
         files["swapped"] = "swap_matrix.csv"
         study.notes += [swap_sentence(study, loss) for m in swapped if (loss := swap_loss(study, m)) is not None]
     said = remarks(study, [r.cell for r in rows])
-    made = tables([r for r in rows if r.values["answered"] or r.values["failed"]], _task_infos(study, rows))
+    made = tables(rows, _task_infos(study, rows))
     replace_file(out / "pairs.csv", pairs_csv(made))
     replace_file(out / "report.md", report(_about(study, said), made))
     study.notes += [f"{method}: {' '.join(sentences)}" for method, sentences in said.items()]
@@ -146,7 +146,7 @@ def _about(study: Study, said: Mapping[str, Sequence[str]]) -> About:
         methods={name: entry.title for name, entry in METHODS.items()},
         remarks=said,
         notes=study.notes,
-        controls={"equal-cost": "alignment's LM calls are spent otherwise, without alignment"},
+        controls={"equal-cost": "no alignment; what its LM calls would have retrieved, or more samples; see Methods"},
         settings={name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()},
         versions=versions(),
         spent=[

@@ -402,7 +402,8 @@ def metric_title(metric: str) -> str:
 
 def estimate_text(interval: Interval | None, metric: str, difference: bool = False) -> str:
     """An estimate and its bounds, as `0.513 [0.431, 0.595]`, clipped to what the metric can be, from which a t interval
-    of few users may stray. Without bounds the estimate alone, without an estimate `-`.
+    of few users may stray. Without bounds the estimate alone, without an estimate `-`. Where all users are alike,
+    bounds of no width would look like certainty: `0.000 [-]`.
 
     Args:
         interval: in the metric's unit.
@@ -414,6 +415,8 @@ def estimate_text(interval: Interval | None, metric: str, difference: bool = Fal
     estimate, low, high = interval
     if math.isnan(low) or math.isnan(high):
         return number_text(estimate)
+    if low == high:
+        return f"{number_text(estimate)} [-]"
     most = 1.0 if metric in SHARES else math.inf
     least = -most if difference or metric not in (*SHARES, *ERRORS) else 0.0
     return f"{number_text(estimate)} [{number_text(max(least, low))}, {number_text(min(most, high))}]"

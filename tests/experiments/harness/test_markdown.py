@@ -498,7 +498,7 @@ def test_where_two_rows_are_the_same_no_number_of_users_is_named() -> None:
     made = written(rows=[row("rag", 0.5), row("persona-agent", 0.5)])
     [line] = table_with(made, "verdict")
     assert line[NEEDED] == "- / -"
-    assert line[DIFFERENCE] == "0.000 [0.000, 0.000]"
+    assert line[DIFFERENCE] == "0.000 [-]"
     assert (line["p"], line["verdict"]) == ("1.000", "not separable from noise")
     assert "`-`: none up to 1,000,000" in made and "The nearest pair" not in made
 
@@ -528,7 +528,10 @@ def test_one_user_gives_no_verdict() -> None:
     made = written(rows=[row("rag", 0.3, users=1), row("persona-agent", 0.9, users=1)])
     assert "no pair of rows can be judged." in made
     assert "**Of one user there is no interval.**" in made
-    assert "Nothing is judged: that takes two rows with answers to questions of the same two users or more." in made
+    assert (
+        "Nothing is judged: that takes two rows of one history with answers to questions of the same two users or more."
+        in made
+    )
     assert not any("told apart from" in lines[0] or "verdict" in lines[0] for lines in read_tables(made))
 
 
