@@ -279,6 +279,7 @@ def test_a_locked_memory_is_one_message(place: Place, undisturbed: Any) -> None:
         run = place.run(when=["open", "journal.jsonl", 1], fault=lock, lock_seconds=0.3)
         one_message(run, 2, what, *said)
         goes_on(place, undisturbed)
+        (place.small / "out" / "journal.jsonl").unlink()  # what is done needs no memory
 
 
 def test_a_locked_database_of_mlflow_is_one_message(place: Place, undisturbed: Any) -> None:

@@ -118,8 +118,8 @@ def test_the_sentence_says_all_of_it() -> None:
     assert found is not None
     assert swap_sentence(study(), found) == (
         "Swap matrix of persona-agent on lamp-2m (n=3, E=1, K=4, LM: some/lm): accuracy 1.000 by the user's own "
-        "persona and memory, 0.000 by others', difference 1.000 [1.000 to 1.000] over 2 users and 2 queries; 1 failed; "
-        "3 wait. Each pair is in swap_matrix.csv."
+        "persona and memory, 0.000 by others', difference 1.000 (95 % interval 1.000 to 1.000) over 2 users and 2 "
+        "queries; 1 failed; 3 wait. Each pair is in swap_matrix.csv."
     )
     alone = loss(*[one for one in shown if one.user_id == "ann"])
     assert alone is not None
