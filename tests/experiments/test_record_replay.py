@@ -166,7 +166,7 @@ def test_a_study_of_many_methods_is_the_same_again_without_its_servers(
     seen = left_in(real.out)
     reasons = {str(line["error"]).partition(":")[0] for line in seen["predictions.jsonl"]}
     assert reasons == {"None", "alignment step 1", "LMUnsupportedModelError"}
-    assert unavailable(calls) > 3
+    assert unavailable(calls) > 0
     before = calls.read_bytes()
     for workers in (1, 8):
         replay = at(f"replay-{workers}", lm=f"replay:{calls}", workers=workers)
@@ -426,7 +426,7 @@ def test_rollouts_with_one_question_each_get_their_own_answer_in_any_order(
     monkeypatch.setattr(PersonaAlignment, "_simulate", last_first)
     settings.pop("wikipedia")
     assert run_study(at("replay", lm=f"replay:{calls}", **settings)) == 0
-    assert places[:2] == [2, 2], "of two users side by side"
+    assert places[0] == 2 and places[-1] == 0
     seen = left_in(at("real", wikipedia="off").out)
     answers = [[one["answered"] for one in p["step"]["batch"]] for p in seen["personas.jsonl"] if p["step"]]
     assert all(len(set(given)) == 3 for given in answers), "one question, three answers"
