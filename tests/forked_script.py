@@ -22,11 +22,11 @@ def load_shared() -> Any:
     return module
 
 
-def run_script(argv: Sequence[str]) -> NoReturn:
-    """Run the script in this process and end it with the script's exit code; 99 if it raised."""
-    sys.argv = ["scale.py", *argv]
+def run_script(argv: Sequence[str], script: str | Path = TESTS.parent / "experiments" / "scale.py") -> NoReturn:
+    """Run a script in this process and end it with the script's exit code; 99 if it raised."""
+    sys.argv = [str(script), *argv]
     try:
-        runpy.run_path(str(TESTS.parent / "experiments" / "scale.py"), run_name="__main__")
+        runpy.run_path(str(script), run_name="__main__")
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -16,6 +16,7 @@ from personaagent.experiments.harness.progress import print_whole
 from personaagent.experiments.harness.settings import lm_title
 from personaagent.experiments.harness.study import Study
 from personaagent.experiments.harness.subjects import Subject
+from personaagent.programs.baselines.registry import Setup
 from personaagent.programs.persona import Persona
 
 _PHASES = ("learn", "align", "serve")
@@ -24,7 +25,6 @@ _CHARS_PER_TOKEN = 4
 _COMPLETION_TOKENS = 100
 _PROFILE_TOKENS = 120
 _RECORD_EXTRA_TOKENS = 20
-_EXAMPLES = 4
 
 
 @dataclass
@@ -98,10 +98,10 @@ def _project(
         average = records // max(1, len(subject.history))
         n = min(cell.batch_size, len(subject.history))
         steps = method.iterations(cell)
-        rollout = method.answer_calls(subject, cell)
+        rollout = method.answer_calls(cell)
         seen = cell.memories * average if method.retrieves(cell) else 0
         if cell.method == "icl":
-            seen = _EXAMPLES * average  # of others, who write no less
+            seen = Setup.examples * average  # of others, who write no less
         work = method.learning(subject, cell)
         learnt: dict[str, Any] | None = None
         if work is not None:

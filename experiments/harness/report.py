@@ -26,7 +26,6 @@ from personaagent.experiments.harness.results import (
     Row,
     key_values,
     prediction_line,
-    samples,
     user_rows,
 )
 from personaagent.experiments.harness.secrets import masked
@@ -64,8 +63,8 @@ def write_files(study: Study, rows: Sequence[Row]) -> Written:
     """
     out = study.out
     replace_file(out / "results.csv", _csv(COLUMNS, (r.values for r in rows)))
-    replace_file(out / "users.csv", _csv(USER_COLUMNS, (line for r in rows for line in user_rows(study, r.cell))))
-    lines = (prediction_line(study, r.cell, s) for r in rows for s in samples(study, r.cell)[0])
+    replace_file(out / "users.csv", _csv(USER_COLUMNS, (line for r in rows for line in user_rows(study, r))))
+    lines = (prediction_line(study, r.cell, s) for r in rows for s in r.samples)
     replace_file(out / "predictions.jsonl", _jsonl(lines))
     replace_file(out / "personas.jsonl", _jsonl(persona_lines(study, rows)))
     files = {"results": "results.csv"}
@@ -79,15 +78,16 @@ def write_files(study: Study, rows: Sequence[Row]) -> Written:
         files["swapped"] = "swap_matrix.csv"
         study.notes += [swap_sentence(study, loss) for m in swapped if (loss := swap_loss(study, m)) is not None]
     said = remarks(study, [r.cell for r in rows])
-    made = tables(rows, _task_infos(study, rows))
+    infos = _task_infos(study, rows)
+    made = tables(rows, infos)
     replace_file(out / "pairs.csv", pairs_csv(made))
     replace_file(out / "report.md", report(_about(study, said), made))
     study.notes += [f"{method}: {' '.join(sentences)}" for method, sentences in said.items()]
-    figure, drawn = _draw(study, rows)
+    figure, drawn = _draw(study, rows, infos)
     return Written({"report": "report.md", **files, "figure": figure}, drawn, swapped)
 
 
-def _draw(study: Study, rows: Sequence[Row]) -> tuple[str, bool]:
+def _draw(study: Study, rows: Sequence[Row], infos: Mapping[str, TaskInfo]) -> tuple[str, bool]:
     """The script's figure: its name, and whether it could be drawn."""
     from personaagent.experiments.harness.figures.comparison import draw_comparison
     from personaagent.experiments.harness.figures.histories import draw_histories
@@ -99,7 +99,6 @@ def _draw(study: Study, rows: Sequence[Row]) -> tuple[str, bool]:
         "scale": (draw_scaling, "scaling.png"),
         "cold_start": (draw_histories, "histories.png"),
     }.get(study.options.script, (draw_comparison, "comparison.png"))
-    infos = _task_infos(study, rows)
     about = FigureAbout(
         {
             name: FigureTask(i.title, tuple(i.metrics), i.higher_is_better, i.source, i.users, i.queries)

@@ -96,23 +96,20 @@ def samples(
     task = study.task(cell)
     found: list[Sample] = []
     waiting = 0
-    chains = {id(subject): study.chain(subject, cell) for subject in study.subjects(cell)}
-    for asked, serving in study.pairs(cell) if pairs is None else pairs:
-        responses = {i.id: i.response for i in serving.history}
-        chain = chains[id(serving)]
+    responses = {id(one): {i.id: i.response for i in one.history} for one in study.subjects(cell)}
+    for asked, serving, query, chain in study.questions(cell, study.pairs(cell) if pairs is None else pairs):
         who = (asked.user_id, serving.user_id)
-        for query in asked.queries:
-            outcome = study.answer(query, serving, cell, chain)
-            if outcome == "waiting":
-                waiting += 1
-            elif isinstance(outcome, Failed):
-                found.append(Sample(*who, query, chain, None, (), None, None, outcome.reason, ()))
-            elif isinstance(outcome, Answer):
-                unit = outcome.decided
-                raw = unit.result.get("raw") if unit.ok else None
-                parsed = task.parse(raw) if raw is not None else None
-                labels = tuple(responses[i] for i in unit.result.get("recalled", ()) if i in responses)
-                found.append(Sample(*who, query, chain, unit, outcome.units, raw, parsed, unit.error, labels))
+        outcome = study.answer(query, serving, cell, chain)
+        if outcome == "waiting":
+            waiting += 1
+        elif isinstance(outcome, Failed):
+            found.append(Sample(*who, query, chain, None, (), None, None, outcome.reason, ()))
+        elif isinstance(outcome, Answer):
+            unit, known = outcome.decided, responses[id(serving)]
+            raw = unit.result.get("raw") if unit.ok else None
+            parsed = task.parse(raw) if raw is not None else None
+            labels = tuple(known[i] for i in unit.result.get("recalled", ()) if i in known)
+            found.append(Sample(*who, query, chain, unit, outcome.units, raw, parsed, unit.error, labels))
     return sorted(found, key=lambda s: (s.user_id, s.query.id)), waiting
 
 
@@ -160,6 +157,8 @@ class Row:
     """(user_id, query id) -> the first metric of each sample that was answered."""
     failures: dict[str, int] = field(default_factory=dict)
     """Reason -> samples that failed for it."""
+    samples: tuple[Sample, ...] = field(default=(), repr=False)
+    """By user and id: what the row was made from."""
 
 
 def row(study: Study, cell: Cell) -> Row:
@@ -195,7 +194,7 @@ def row(study: Study, cell: Cell) -> Row:
     values |= _costs(found)
     scores = {(s.user_id, s.query.id): task.score(s.query.gold, s.prediction) for s in answered}
     failures = Counter(s.error for s in found if s.error is not None)
-    return Row(cell, values, second, waiting, scores, dict(failures.most_common()))
+    return Row(cell, values, second, waiting, scores, dict(failures.most_common()), tuple(found))
 
 
 def _chains(found: Sequence[Sample]) -> list[Chain]:
@@ -218,17 +217,17 @@ def _score(values: dict[str, Any], task: Task, answered: Sequence[Sample]) -> In
     return jackknifed(lambda some: _evaluate(task, some, [s.prediction for s in some])[second], answered, users)
 
 
-def user_rows(study: Study, cell: Cell) -> list[dict[str, Any]]:
-    """The metrics of each user of a cell, over this user's answered samples: the lines of users.csv."""
-    task = study.task(cell)
+def user_rows(study: Study, r: Row) -> list[dict[str, Any]]:
+    """The metrics of each user of a row, over this user's answered samples: the lines of users.csv."""
+    task = study.task(r.cell)
     by_user: dict[str, list[Sample]] = {}
-    for sample in samples(study, cell)[0]:
+    for sample in r.samples:
         by_user.setdefault(sample.user_id, []).append(sample)
     lines = []
     for user_id, found in by_user.items():
         answered = [s for s in found if s.answered]
         line: dict[str, Any] = dict.fromkeys(USER_COLUMNS)
-        line |= key_values(study, cell) | {
+        line |= key_values(study, r.cell) | {
             "user_id": user_id,
             "queries": len(found),
             "answered": len(answered),

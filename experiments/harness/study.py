@@ -30,7 +30,7 @@ from personaagent.experiments.harness.progress import Progress
 from personaagent.experiments.harness.record import Record
 from personaagent.experiments.harness.secrets import masked, without_secrets
 from personaagent.experiments.harness.settings import StudyOptions
-from personaagent.experiments.harness.subjects import ALL, Subject, subjects
+from personaagent.experiments.harness.subjects import ALL, Subject, newest, subjects
 from personaagent.experiments.harness.workers import Workers
 from personaagent.programs.errors import InputError, StoreError
 from personaagent.programs.lm.make import OFFLINE, make_lm
@@ -211,6 +211,15 @@ class Study:
             state = Persona(**unit.result["after"])
         return Chain(state, tuple(units))
 
+    def questions(
+        self, cell: Cell, pairs: Sequence[tuple[Subject, Subject]]
+    ) -> Iterator[tuple[Subject, Subject, Query, Chain]]:
+        """Each question of these pairs: who is asked, by whose memory, what, and by what it is answered."""
+        chains = {id(serving): self.chain(serving, cell) for serving in self.subjects(cell)}
+        for asked, serving in pairs:
+            for query in asked.queries:
+                yield asked, serving, query, chains[id(serving)]
+
     def answer(self, query: Query, served_by: Subject, cell: Cell, chain: Chain) -> Answer | Failed | Waiting:
         """What became of one question in a cell."""
         if not isinstance(chain.state, Persona | Notes):
@@ -262,13 +271,12 @@ class Study:
 
     def _is_done(self, cells: Sequence[Cell], matrix: Sequence[Cell]) -> bool:
         """Whether nothing waits, so that memory need not be read, nor the encoder loaded."""
-        for cell, pairs in [*((c, self.pairs(c)) for c in cells), *((c, self.swapped_pairs(c)) for c in matrix)]:
-            chains = {id(serving): self.chain(serving, cell) for serving in self.subjects(cell)}
-            for asked, serving in pairs:
-                for query in asked.queries:
-                    if self.answer(query, serving, cell, chains[id(serving)]) == "waiting":
-                        return False
-        return True
+        all_pairs = [*((c, self.pairs(c)) for c in cells), *((c, self.swapped_pairs(c)) for c in matrix)]
+        return not any(
+            self.answer(query, serving, cell, chain) == "waiting"
+            for cell, pairs in all_pairs
+            for _, serving, query, chain in self.questions(cell, pairs)
+        )
 
     def _begun(self, cell: Cell) -> bool:
         return any(self.chain(serving, cell).units for _, serving in self.pairs(cell)) or self._answered(
@@ -280,11 +288,9 @@ class Study:
         return self._answered(cell, [(asked, by) for asked, by in self.swapped_pairs(cell) if asked is not by])
 
     def _answered(self, cell: Cell, pairs: Sequence[tuple[Subject, Subject]]) -> bool:
-        chains = {id(serving): self.chain(serving, cell) for serving in self.subjects(cell)}
         return any(
-            isinstance(self.answer(query, serving, cell, chains[id(serving)]), Answer)
-            for asked, serving in pairs
-            for query in asked.queries
+            isinstance(self.answer(query, serving, cell, chain), Answer)
+            for _, serving, query, chain in self.questions(cell, pairs)
         )
 
     def _learning_works(self, cells: Sequence[Cell]) -> Iterator[Work]:
@@ -308,12 +314,9 @@ class Study:
         self, cells: Sequence[Cell], pairs: Callable[[Cell], list[tuple[Subject, Subject]]]
     ) -> Iterator[Work]:
         for cell in cells:
-            chains = {id(serving): self.chain(serving, cell) for serving in self.subjects(cell)}
-            for asked, serving in pairs(cell):
-                state = chains[id(serving)].state
-                if isinstance(state, Persona | Notes):
-                    for query in asked.queries:
-                        yield from self.method(cell).answers(query, serving, cell, state)
+            for _, serving, query, chain in self.questions(cell, pairs(cell)):
+                if isinstance(chain.state, Persona | Notes):
+                    yield from self.method(cell).answers(query, serving, cell, chain.state)
 
     def _record_histories(self, progress: Progress) -> None:
         """Interactions into the stores, as many as any cell can see, and their vectors where any retrieves."""
@@ -534,14 +537,12 @@ def _applies(control: str, cell: Cell) -> bool:
 
 def _deepest(histories: Sequence[str]) -> int:
     """How many of the newest interactions the cells of these histories can see, at most."""
-    most = 10**9
-    return max((most if history == ALL else int(history) for history in histories), default=most)
+    return max(map(newest, histories), default=newest(ALL))
 
 
 def _place(cell: Cell) -> tuple[Any, ...]:
-    history = 10**9 if cell.history == ALL else int(cell.history)
     axes = (cell.batch_size, cell.iterations, cell.memories)
-    return (cell.task, in_order(cell.method), cell.lm, history, *axes, cell.seed)
+    return (cell.task, in_order(cell.method), cell.lm, newest(cell.history), *axes, cell.seed)
 
 
 def _shared_encoder() -> Any:

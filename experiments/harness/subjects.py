@@ -82,6 +82,11 @@ def _cut(user: User, history: str, before: Interaction | None, whole: tuple[Inte
     return Subject(user.user_id, kept, user.queries, since, before)
 
 
+def newest(history: str) -> int:
+    """So many of the newest interactions a value of the axis `history` keeps at most."""
+    return 10**9 if history == ALL else int(history)
+
+
 def parse_histories(text: str) -> tuple[str, ...]:
     """Values of the axis `history` from `1,10,all`; repeated ones count once.
 

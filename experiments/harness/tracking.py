@@ -17,7 +17,7 @@ from personaagent.datasets.task import Task
 from personaagent.experiments.harness.diff import persona_diff_page
 from personaagent.experiments.harness.files import refused_by_sqlite
 from personaagent.experiments.harness.methods.registry import PERSONA_AGENT
-from personaagent.experiments.harness.results import KEY_COLUMNS, Row, Sample, samples
+from personaagent.experiments.harness.results import KEY_COLUMNS, Row, Sample
 from personaagent.experiments.harness.secrets import masked
 from personaagent.experiments.harness.settings import DEFAULT_TRACKING, lm_title
 from personaagent.experiments.harness.study import Study
@@ -187,7 +187,6 @@ class Tracker:
         name = " ".join(filter(None, parts))
         run_id = self._opened(key, name, {"mlflow.parentRunId": self._parent})
         self._log_row(run_id, _params(r), metrics, {"mlflow.note.content": f"LM: {lm_title(c.lm)}"})
-        found, _ = samples(study, r.cell)
         with tempfile.TemporaryDirectory() as folder:
             personas = _personas(study, r)
             if personas:
@@ -195,7 +194,7 @@ class Tracker:
                 page.write_text(persona_diff_page(r.cell, personas), encoding="utf-8")
                 self._client.log_artifact(run_id, str(page))
         if not r.waiting:
-            answered = [s for s in found if s.answered][: study.options.trace_samples]
+            answered = [s for s in r.samples if s.answered][: study.options.trace_samples]
             for sample in answered[self._traces_done(run_id) :]:
                 self._trace(run_id, study.task(c), r, sample)
         self._close(run_id, "KILLED" if r.waiting else "FINISHED")

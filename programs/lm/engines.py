@@ -72,7 +72,30 @@ class _Metered:
         return cls(_load_engine(state["inner"], "engine", allow_custom_lm_class=True), Meter())
 
 
-class MeteredEngine(_Metered):
+class WholeFirst:
+    """Streams of an engine that knows an answer as a whole first."""
+
+    def complete(self, request: Request) -> Response:
+        raise NotImplementedError
+
+    def stream(self, request: Request) -> Iterator[StreamEvent]:
+        """The answer, word by word."""
+        yield from in_words(self.complete(request))
+
+
+class AsyncWholeFirst:
+    """As `WholeFirst`, for `acall`."""
+
+    async def complete(self, request: Request) -> Response:
+        raise NotImplementedError
+
+    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+        """As `WholeFirst.stream`."""
+        for event in in_words(await self.complete(request)):
+            yield event
+
+
+class MeteredEngine(_Metered, WholeFirst):
     """A local engine that is booked. It has neither network nor deadline, and is not asked twice."""
 
     def complete(self, request: Request) -> Response:
@@ -82,12 +105,8 @@ class MeteredEngine(_Metered):
         self._meter.end(response)
         return response
 
-    def stream(self, request: Request) -> Iterator[StreamEvent]:
-        """The answer, which is known as a whole first, word by word."""
-        yield from in_words(self.complete(request))
 
-
-class AsyncMeteredEngine(_Metered):
+class AsyncMeteredEngine(_Metered, AsyncWholeFirst):
     """As `MeteredEngine`, for `acall`. It shares the meter and its limits."""
 
     async def complete(self, request: Request) -> Response:
@@ -96,11 +115,6 @@ class AsyncMeteredEngine(_Metered):
             response = await asyncio.to_thread(self._inner.complete, request)
         self._meter.end(response)
         return response
-
-    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
-        """As `MeteredEngine.stream`."""
-        for event in in_words(await self.complete(request)):
-            yield event
 
 
 class _AtEndpoint:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from dspy._vendor.lm15.serde import response_from_dict, response_to_dict  # as DSPy's own cache keeps a response
-from dspy._vendor.lm15.types import StreamEvent
 from dspy.clients.lm import _dump_engine, _load_engine
 from dspy.lm15 import Request, Response
 from dspy.utils.exceptions import LMError
@@ -21,7 +20,7 @@ from personaagent.programs.errors import InputError, StoreError
 from personaagent.programs.files import WholeLines, expanded, open_lines, refused
 from personaagent.programs.lm._lines import as_line, begins_header, entries, error_to_dict, header_line, read_header
 from personaagent.programs.lm._loop import renew_after_fork
-from personaagent.programs.lm.engines import in_words
+from personaagent.programs.lm.engines import AsyncWholeFirst, WholeFirst
 from personaagent.programs.lm.meter import Usage, metering
 from personaagent.programs.lm.scope import Scope, current_scope, question_name, request_digest
 
@@ -269,7 +268,7 @@ class _Recorded:
         return _load_engine(state["inner"], "engine", allow_custom_lm_class=True)
 
 
-class RecordingEngine(_Recorded):
+class RecordingEngine(_Recorded, WholeFirst):
     """An engine whose answers, and errors for good, are in the recording before they are used."""
 
     def complete(self, request: Request) -> Response:
@@ -277,23 +276,14 @@ class RecordingEngine(_Recorded):
             response: Response = self._inner.complete(request)
             return self._recording.add_response(request, response, usage)
 
-    def stream(self, request: Request) -> Iterator[StreamEvent]:
-        """The answer, which is known as a whole first, word by word."""
-        yield from in_words(self.complete(request))
 
-
-class AsyncRecordingEngine(_Recorded):
+class AsyncRecordingEngine(_Recorded, AsyncWholeFirst):
     """As `RecordingEngine`, for `acall`."""
 
     async def complete(self, request: Request) -> Response:
         with self._call(request) as usage:
             response: Response = await self._inner.complete(request)
             return self._recording.add_response(request, response, usage)
-
-    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
-        """As `RecordingEngine.stream`."""
-        for event in in_words(await self.complete(request)):
-            yield event
 
 
 # -- opening ----------------------------------------------------------------------------------------

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import dspy
 from dspy._vendor.lm15.serde import response_from_dict
-from dspy._vendor.lm15.types import StreamEvent
 from dspy.lm15 import Request, Response
 from dspy.utils.exceptions import LMError
 
 from personaagent.programs.errors import InputError
 from personaagent.programs.files import expanded
 from personaagent.programs.lm._lines import entries, error_from_dict
-from personaagent.programs.lm.engines import in_words
+from personaagent.programs.lm.engines import AsyncWholeFirst, WholeFirst
 from personaagent.programs.lm.meter import Meter
 from personaagent.programs.lm.scope import Scope, current_scope, question_name, request_digest
 
@@ -232,27 +231,18 @@ class _Replayed:
         return cls(Replay(state["path"]), Meter())
 
 
-class ReplayEngine(_Replayed):
+class ReplayEngine(_Replayed, WholeFirst):
     """Answers from a recording."""
 
     def complete(self, request: Request) -> Response:
         return self._answer(request)
 
-    def stream(self, request: Request) -> Iterator[StreamEvent]:
-        """The answer, which is known as a whole first, word by word."""
-        yield from in_words(self.complete(request))
 
-
-class AsyncReplayEngine(_Replayed):
+class AsyncReplayEngine(_Replayed, AsyncWholeFirst):
     """As `ReplayEngine`, for `acall`."""
 
     async def complete(self, request: Request) -> Response:
         return self._answer(request)
-
-    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
-        """As `ReplayEngine.stream`."""
-        for event in in_words(await self.complete(request)):
-            yield event
 
 
 def _joined(temperatures: list[float | None]) -> str:

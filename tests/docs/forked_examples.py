@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import sys
 import tempfile
-import traceback
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # this is run as a script
 
 # What an example imports, or has imported where it is used: once for all of them.
 import fastapi  # noqa: F401
@@ -20,6 +21,7 @@ import gepa  # noqa: F401
 import mcp.server.mcpserver  # noqa: F401
 import requests  # noqa: F401
 import uvicorn  # noqa: F401
+from forked_script import run_script
 
 import personaagent.optimizers
 import personaagent.programs.personalize
@@ -35,18 +37,8 @@ def child(script: str, cwd: str, out: int, err: int) -> None:
     os.dup2(out, 1)
     os.dup2(err, 2)
     signal.alarm(SECONDS)
-    sys.argv, sys.path[0] = [script], os.path.dirname(script)
-    try:
-        runpy.run_path(script, run_name="__main__")
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        code = 99
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    sys.path[0] = os.path.dirname(script)
+    run_script([], script)
 
 
 def main() -> None:

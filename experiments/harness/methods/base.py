@@ -156,7 +156,7 @@ class Method(Protocol):
     def retrieves(self, cell: Cell) -> bool:
         """Whether past interactions of the user can be in an answer's prompt: by `recall`, or without asking."""
 
-    def answer_calls(self, subject: Subject, cell: Cell) -> int:
+    def answer_calls(self, cell: Cell) -> int:
         """LM calls of one undisturbed question."""
 
 

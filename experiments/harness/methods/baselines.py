@@ -158,6 +158,6 @@ class BaselineMethod:
         """See `Method.retrieves`."""
         return cell.memories > 0 and (self.recall or self.in_prompt)
 
-    def answer_calls(self, subject: Subject, cell: Cell) -> int:
+    def answer_calls(self, cell: Cell) -> int:
         """LM calls of one undisturbed question."""
         return self.baseline(cell.memories).answering_calls().expected

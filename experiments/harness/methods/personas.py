@@ -24,6 +24,7 @@ from personaagent.experiments.harness.subjects import Subject
 from personaagent.optimizers.alignment import PersonaAlignment
 from personaagent.programs.agent import PersonaAgent
 from personaagent.programs.episode import max_predictions
+from personaagent.programs.lm.make import OFFLINE
 from personaagent.programs.memory.semantic import SemanticMemory
 from personaagent.programs.persona import Persona
 
@@ -127,7 +128,7 @@ class PersonaMethod:
         def run() -> dict[str, Any]:
             return answered(self._handle(subject, cell.memories, persona)(query=query.input))
 
-        worst, expected = self._answer_worst(cell), self.answer_calls(subject, cell)
+        worst, expected = self._answer_worst(cell), self.answer_calls(cell)
         return Work(unit_key("answer", inputs), "answer", run, worst, expected, cell.lm)
 
     def decided(self, units: Sequence[Unit]) -> Unit:
@@ -160,14 +161,14 @@ class PersonaMethod:
         """See `Method.retrieves`."""
         return cell.memories > 0
 
-    def answer_calls(self, subject: Subject, cell: Cell) -> int:
+    def answer_calls(self, cell: Cell) -> int:
         """LM calls of an undisturbed question: each tool once, `finish`, and the answer."""
         return len(self.tools(cell)) + 2 if self.tools(cell) else 1
 
     def step_calls(self, subject: Subject, cell: Cell) -> int:
         """LM calls of an undisturbed alignment step."""
         n = min(cell.batch_size, len(subject.history))
-        return n * (self.answer_calls(subject, cell) + 1) + (1 if n else 0)
+        return n * (self.answer_calls(cell) + 1) + (1 if n else 0)
 
     def align_name(self, cell: Cell) -> str:
         """Model string of the LM of gradient and update."""
@@ -183,10 +184,9 @@ class PersonaMethod:
 
     def _answer_worst(self, cell: Cell) -> int:
         """Most LM calls of a question: each step and each answer with its fallbacks, retries and shortenings."""
-        per_prediction = calls_per_prediction(cell.lm)
-        if per_prediction == 1:  # the offline reader calls each tool once, and its output is always readable
-            return len(self.tools(cell)) + 2 if self.tools(cell) else 1
-        return max_predictions(MAX_ITERS) * per_prediction
+        if cell.lm == OFFLINE:  # it calls each tool once, and its output is always readable
+            return self.answer_calls(cell)
+        return max_predictions(MAX_ITERS) * calls_per_prediction(cell.lm)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class MoreMemories(PersonaMethod):
 
     def memories(self, subject: Subject, cell: Cell) -> int:
         """K of one user."""
-        serving = self.answer_calls(subject, cell) * max(1, len(subject.queries))
+        serving = self.answer_calls(cell) * max(1, len(subject.queries))
         return -(-cell.memories * (serving + cell.iterations * self.step_calls(subject, cell)) // serving)
 
 
@@ -233,7 +233,7 @@ class Votes(PersonaMethod):
     def extra(self, subject: Subject, cell: Cell) -> list[int]:
         """Further samples of each of a user's questions."""
         calls = cell.iterations * self.step_calls(subject, cell)
-        samples, asked = -(-calls // self.answer_calls(subject, cell)), len(subject.queries)
+        samples, asked = -(-calls // self.answer_calls(cell)), len(subject.queries)
         return [samples // asked + (turn < samples % asked) for turn in range(asked)]
 
     def decided(self, units: Sequence[Unit]) -> Unit:

@@ -134,9 +134,9 @@ def test_the_tools_that_are_told_of_are_those_that_it_has(make: Make, name: str)
             tools = method.tools(cell)
             baseline: Any = method.baseline(cell.memories)
             assert baseline.answer.tool_names == tools
-            assert method.answer_calls(user(), cell) == (len(tools) + 2 if tools else 1)
+            assert method.answer_calls(cell) == (len(tools) + 2 if tools else 1)
             [offline] = method.answers(QUERY, user(), replace(cell, lm="offline"), NOTES)
-            assert offline.worst_case == offline.expected_calls == method.answer_calls(user(), cell)
+            assert offline.worst_case == offline.expected_calls == method.answer_calls(cell)
             [asked] = method.answers(QUERY, user(), cell, NOTES)
             assert asked.worst_case > 100 and asked.expected_calls == offline.expected_calls
 

@@ -138,7 +138,7 @@ def test_votes_take_as_many_calls_as_alignment_and_less_than_a_question_more(
 ) -> None:
     who, votes = subject(history, queries), Votes(setting)
     aligned = cost(PersonaMethod(setting), who, cell)
-    assert aligned <= cost(votes, who, cell) < aligned + votes.answer_calls(who, cell)
+    assert aligned <= cost(votes, who, cell) < aligned + votes.answer_calls(cell)
     counts = [len(votes.answers(query, who, cell, PERSONA)) for query in who.queries]
     assert counts == sorted(counts, reverse=True) and counts[0] - counts[-1] <= 1
     assert votes.iterations(cell) == 0
