@@ -1,4 +1,4 @@
-"""What the processes share that fork runs of experiments/scale.py: the fakes of conftest.py, and one run to its end."""
+"""What the processes share that fork runs of programs: the fakes of conftest.py, and one run to its end."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ def load_shared() -> Any:
     return module
 
 
-def run_script(argv: Sequence[str], script: str | Path = TESTS.parent / "experiments" / "scale.py") -> NoReturn:
-    """Run a script in this process and end it with the script's exit code; 99 if it raised."""
-    sys.argv = [str(script), *argv]
+def run_script(
+    argv: Sequence[str], script: str | Path = TESTS.parent / "experiments" / "scale.py", module: str | None = None
+) -> NoReturn:
+    """Run a script, or a module, in this process and end it with its exit code; 99 if it raised."""
+    sys.argv = [module or str(script), *argv]
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        if module:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(script), run_name="__main__")
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

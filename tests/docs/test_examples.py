@@ -1,21 +1,20 @@
-"""docs/examples: each runs in an empty folder, says what it should, and needs nothing but the package."""
+"""docs/examples: each runs with the installed package in an empty folder, and says what it should."""
 
 from __future__ import annotations
 
 import ast
-import json
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "examples"
 EXAMPLES = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
 MOST_LINES = 39
@@ -50,29 +49,15 @@ def docstring_of(name: str) -> str:
     return " ".join((ast.get_docstring(ast.parse(text_of(name))) or "").split())
 
 
-@pytest.fixture
-def run_forked() -> Iterator[Callable[[Path, Path], dict[str, Any]]]:
-    """(script, folder) -> exit code and output of a process of its own; see docs/forked_examples.py."""
-    command = [sys.executable, ROOT / "tests" / "docs" / "forked_examples.py"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin is not None and server.stdout is not None
-        asked, answers = server.stdin, server.stdout
-
-        def run(script: Path, cwd: Path) -> dict[str, Any]:
-            print(json.dumps({"script": str(script), "cwd": str(cwd)}), file=asked, flush=True)
-            answer: dict[str, Any] = json.loads(answers.readline())
-            return answer
-
-        yield run
-
-
 # In one test, so that the slow imports are done once, in one worker.
-def test_each_runs_in_an_empty_folder(subtests: pytest.Subtests, tmp_path: Path, run_forked: Any) -> None:
+def test_each_runs_from_the_wheel_in_an_empty_folder(
+    subtests: pytest.Subtests, tmp_path: Path, run_python: Callable[..., dict[str, Any]]
+) -> None:
     for name, script in EXAMPLES.items():
         with subtests.test(name):
             folder = tmp_path / name
             folder.mkdir()
-            run = run_forked(script, folder)
+            run = run_python([script], folder)
             assert run["code"] == 0 and "Traceback" not in run["stderr"], run["stderr"]
             for said in SAYS[name]:
                 assert said in run["stdout"]
@@ -81,7 +66,7 @@ def test_each_runs_in_an_empty_folder(subtests: pytest.Subtests, tmp_path: Path,
             assert sorted(path.name for path in folder.iterdir()) == LEAVES.get(name, [])
             assert all(left in docstring_of(name) for left in LEAVES.get(name, []))
     with subtests.test("logs that are read again record nothing twice"):
-        again = run_forked(EXAMPLES["align_from_logs"], tmp_path / "align_from_logs")
+        again = run_python([EXAMPLES["align_from_logs"]], tmp_path / "align_from_logs")
         assert again["stdout"].startswith("4 events recorded; persona version 1 -> 1\n"), again
 
 

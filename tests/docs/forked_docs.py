@@ -1,7 +1,8 @@
-"""Runs of docs/examples as processes of their own, forked from one that has done the slow imports.
+"""What the docs show, run as processes of their own, forked from one that has done the slow imports.
 
-Reads a line {"script", "cwd"} a run from standard input, and answers each with a line {"code", "stdout", "stderr"} on
-standard output. `code` is negative after a signal.
+First writes a line on standard output, where the package is that is imported. Then reads a line {"argv", "cwd", "env"}
+a run from standard input, argv as after `python`, and answers each with a line {"code", "stdout", "stderr"}. `code` is
+negative after a signal.
 """
 
 from __future__ import annotations
@@ -12,43 +13,54 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, NoReturn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # this is run as a script
 
-# What an example imports, or has imported where it is used: once for all of them.
+# What is imported, or where it is used: once for all of them.
 import fastapi  # noqa: F401
 import gepa  # noqa: F401
 import mcp.server.mcpserver  # noqa: F401
 import requests  # noqa: F401
+import scipy.stats  # noqa: F401
+import sklearn.metrics  # noqa: F401
 import uvicorn  # noqa: F401
 from forked_script import run_script
 
+import personaagent.datasets.lamp.source
+import personaagent.experiments.harness.command
+import personaagent.experiments.harness.tracking
 import personaagent.optimizers
 import personaagent.programs.personalize
-import personaagent.programs.serving  # noqa: F401
+import personaagent.programs.serving
 from personaagent.programs.memory.encoder import load_encoder
 
-SECONDS = 120
+SECONDS = 300
 """So long a run may take; then it ends by a signal."""
 
 
-def child(script: str, cwd: str, out: int, err: int) -> None:
-    os.chdir(cwd)
+def child(run: dict[str, Any], out: int, err: int) -> NoReturn:
+    os.chdir(run["cwd"])
+    os.environ.update(run["env"])
     os.dup2(out, 1)
     os.dup2(err, 2)
     signal.alarm(SECONDS)
-    sys.path[0] = os.path.dirname(script)
-    run_script([], script)
+    program, *argv = run["argv"]
+    if program == "-m":
+        run_script(argv[1:], module=argv[0])
+    sys.path[0] = os.path.dirname(program)
+    run_script(argv, script=program)
 
 
 def main() -> None:
     load_encoder("auto").encode("the model is loaded here, once")
+    print(personaagent.programs.__file__, flush=True)
     for line in sys.stdin:
         run = json.loads(line)
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             pid = os.fork()
             if pid == 0:
-                child(run["script"], run["cwd"], out.fileno(), err.fileno())
+                child(run, out.fileno(), err.fileno())
             _, status = os.waitpid(pid, 0)
             texts = []
             for file in (out, err):
