@@ -38,7 +38,7 @@ def acting_as(text: str) -> AbstractContextManager[None]:
     if not block:
         return dspy.context(**acting_as_nobody())
     adapter = personal(dspy.settings.adapter or dspy.ChatAdapter())
-    return dspy.context(adapter=adapter, callbacks=[*_callbacks(), _Keeper()], **{_SETTING: block})
+    return dspy.context(adapter=adapter, callbacks=[*_callbacks(), KEEPER], **{_SETTING: block})
 
 
 def acting_as_nobody() -> dict[str, Any]:
@@ -47,7 +47,7 @@ def acting_as_nobody() -> dict[str, Any]:
 
 
 def _callbacks() -> list[Any]:
-    return [callback for callback in dspy.settings.callbacks if not isinstance(callback, _Keeper)]
+    return [callback for callback in dspy.settings.callbacks if callback is not KEEPER]
 
 
 def personal(adapter: Any) -> Any:
@@ -72,15 +72,21 @@ def personal(adapter: Any) -> Any:
 
 def plain(adapter: Any) -> Any:
     """The adapter that `personal` was given, as it was but for the copy; another one is returned as it is."""
-    kind = type(adapter)
-    if not isinstance(adapter, _Personal) or _Personal not in kind.__bases__:
+    kind = kind_of(adapter)
+    if kind is type(adapter):
         return adapter
     made = copy.copy(adapter)
-    made.__class__ = kind.__bases__[1]
+    made.__class__ = kind
     for name, part in vars(made).items():
         if isinstance(part, _Personal):
             setattr(made, name, plain(part))
     return made
+
+
+def kind_of(adapter: Any) -> type:
+    """The adapter's class, and of what `personal` has made the class that was there before."""
+    kind = type(adapter)
+    return kind.__bases__[1] if _Personal in kind.__bases__ else kind
 
 
 class _Personal:
@@ -94,7 +100,7 @@ class _Personal:
         messages = _with_block(messages, block)
         placed = _placed.get()
         if placed is not None:
-            placed.append(block)
+            placed.append(self)
         keep_prompt = getattr(self, "_keep_prompt", None)
         if keep_prompt is not None:  # a careful adapter
             keep_prompt(messages)
@@ -132,7 +138,8 @@ def _made_kind(base: type) -> type:
     return kind
 
 
-_placed: ContextVar[list[str] | None] = ContextVar("personaagent_persona_placed", default=None)
+_placed: ContextVar[list[Any] | None] = ContextVar("personaagent_persona_placed", default=None)
+"""Within an adapter's call: who has placed the persona in messages, time by time."""
 
 
 @contextmanager
@@ -141,7 +148,7 @@ def _seen_to(adapter: Any) -> Iterator[None]:
     if _placed.get() is not None or not dspy.settings.get(_SETTING, ""):
         yield
         return
-    placed: list[str] = []
+    placed: list[Any] = []
     token = _placed.set(placed)
     try:
         yield
@@ -170,19 +177,42 @@ def _with_block(messages: Any, block: str) -> list[Any]:
 
 
 class _Keeper(BaseCallback):
-    """Keeps the persona in effect where a program chooses another adapter on the way: `dspy.context(adapter=...)`."""
+    """Keeps the persona in effect where a program has an adapter of its own: `dspy.context(adapter=...)`, an adapter
+    that hands on to one that it does not show, as `dspy.Refine`'s does, or one that is called without a predictor."""
 
     def __init__(self) -> None:
         self._chosen: dict[str, AbstractContextManager[None]] = {}
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         adapter = dspy.settings.adapter or dspy.ChatAdapter()
-        if isinstance(instance, dspy.Predict) and not isinstance(adapter, _Personal):
-            chosen: AbstractContextManager[None] = dspy.context(adapter=personal(adapter))
-            chosen.__enter__()
-            self._chosen[call_id] = chosen
+        if not isinstance(instance, dspy.Predict) or isinstance(adapter, _Personal) or not dspy.settings.get(_SETTING):
+            return
+        callbacks = dspy.settings.callbacks
+        chosen: AbstractContextManager[None] = dspy.context(
+            adapter=personal(adapter), callbacks=callbacks if KEEPER in callbacks else [*callbacks, KEEPER]
+        )
+        chosen.__enter__()
+        self._chosen[call_id] = chosen
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         chosen = self._chosen.pop(call_id, None)
         if chosen is not None:
             chosen.__exit__(None, None, None)
+
+    def on_adapter_format_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        block, placed = dspy.settings.get(_SETTING, ""), _placed.get()
+        # A second request of an adapter that has placed it, such as one that reads an answer, is not the user's.
+        if block and isinstance(outputs, list) and (placed is None or all(by is KEEPER for by in placed)):
+            outputs[:] = _with_block(outputs, block)
+            if placed is not None:
+                placed.append(KEEPER)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Keeper:
+        return self
+
+    def __reduce__(self) -> str:
+        return "KEEPER"
+
+
+KEEPER = _Keeper()
+"""For the callbacks of DSPy's context, and of a handle's predictors: a program may set those of the context."""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Self
 
 import dspy
 
+from personaagent.programs.acting import acting_as, kind_of
 from personaagent.programs.adapter import CarefulChatAdapter, careful
 from personaagent.programs.episode import Episode, adrive, drive
 from personaagent.programs.errors import InputError
 from personaagent.programs.handles import ServesUsers, check_count, own, shallow
-from personaagent.programs.lm.meter import metering
+from personaagent.programs.lm.meter import Usage, metering
 from personaagent.programs.memory.store import MemoryStore
-from personaagent.programs.persona import PERSONA_TEMPLATE, Persona
+from personaagent.programs.persona import PERSONA_TEMPLATE
 from personaagent.programs.protocol import ProtocolPredict, protocol_in
-from personaagent.programs.quoting import persona_block
+from personaagent.programs.streaming import streaming_as
 from personaagent.programs.tools.recall import RECALL_DESCRIPTION, recall_tool, recalling
 
 _EXTRA_FIELDS = (
@@ -46,14 +49,16 @@ class PersonaAgent(ServesUsers, dspy.ReAct):
         memory: where users' interactions are; None for an agent without memory.
         memories: K, how many interactions `recall` returns; from 0, which removes the tool.
         tools: further tools: functions, or `dspy.Tool`. Each returns text; what it raises is told to the
-            LM in a sentence.
+            LM in a sentence, but for a `PersonaAgentError`, which ends the question.
         max_iters: most steps (tool calls, unreadable steps and answers included); at least 1.
         query, response: names of the input and the output that memory is about. Default: the first of each.
         persona_template: text of an initial persona; see `initial_persona`.
         recall_description: what the LM is told of `recall`.
 
     Raises:
-        InputError: on a value out of range, or a field name that the prediction needs itself.
+        InputError: on a value out of range; if `query` or `response` is no field of the signature, or a field is one
+            that the prediction needs itself; if two tools have one name, or one is called `finish` or, where the
+            memory's own is added, `recall`.
     """
 
     signature: type[dspy.Signature]
@@ -74,6 +79,10 @@ class PersonaAgent(ServesUsers, dspy.ReAct):
         recall_description: str = RECALL_DESCRIPTION,
     ) -> None:
         signature = dspy.Signature(signature) if isinstance(signature, str) else signature
+        if not (isinstance(signature, type) and issubclass(signature, dspy.Signature)):
+            raise InputError(f"signature must be a DSPy signature or its text, but got {signature!r}")
+        if not isinstance(tools, Sequence) or not all(map(callable, tools)):
+            raise InputError(f"tools must be a list of functions and dspy.Tool, but got {tools!r}")
         check_count("memories", memories, 0)
         check_count("max_iters", max_iters, 1)
         self.query_field = _field(query, signature.input_fields, "query")
@@ -88,7 +97,6 @@ class PersonaAgent(ServesUsers, dspy.ReAct):
         protocol = protocol_in(self.react.signature.instructions, signature.instructions)
         self.react = ProtocolPredict(self.react.signature, map(str, self.tools.values()), protocol)
         self._serve_nobody(memory, memories, persona_template)
-        self._spliced = _SplicedSignatures()
 
     @property
     def tool_names(self) -> tuple[str, ...]:
@@ -100,7 +108,7 @@ class PersonaAgent(ServesUsers, dspy.ReAct):
         return {name: example[name] for name in self.signature.input_fields if name in example}
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
-        """Answer. Inputs are the signature's, and optionally `max_iters` for this call.
+        """Answer. Inputs are the signature's, and optionally `max_iters` (at least 1) for this call.
 
         Returns:
             The signature's outputs and: `trajectory` (dict), `reasoning`, `persona_version`, `recalled` (ids
@@ -109,34 +117,44 @@ class PersonaAgent(ServesUsers, dspy.ReAct):
             included), `prompt_tokens`, `completion_tokens` (as far as the LM reports them), `seconds`.
 
         Raises:
+            PersonaAgentError: if no user is served, or the memory cannot be read.
+            InputError: if `max_iters` is out of range, or a bound of `as_of` or `since` is an interaction without an
+                ordinal.
             dspy's `LMError`: if an LM call fails for good. Malformed output of an LM does not raise.
         """
         episode = Episode(self, inputs, self._recall_session())
-        with recalling(episode.session), dspy.track_usage() as usage, metering() as metered, careful():
+        with self._acting(episode) as (usage, metered):
             prediction = drive(episode.run())
         return episode.finished(prediction, usage.usage_data, metered)
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """As `forward`; tools that are plain functions run in threads, beside the event loop."""
         episode = Episode(self, inputs, self._recall_session())
-        with recalling(episode.session), dspy.track_usage() as usage, metering() as metered, careful():
+        with self._acting(episode) as (usage, metered):
             prediction = await adrive(episode.run())
         return episode.finished(prediction, usage.usage_data, metered)
 
-    def spliced(self, predictor: dspy.Predict, trajectory: bool = True) -> type[dspy.Signature]:
-        """The predictor's signature with the persona in front: made per handle, so no shared module changes.
+    @contextmanager
+    def _acting(self, episode: Episode) -> Iterator[tuple[Any, Usage]]:
+        text = self.persona.text if self.persona else ""
+        with recalling(episode.session), dspy.track_usage() as usage, metering() as metered:
+            with careful(), acting_as(text), streaming_as(self._shared, self):
+                yield usage, metered
+
+    def signature_of(self, predictor: Any, trajectory: bool = True) -> type[dspy.Signature]:
+        """What a predictor is asked with: its own signature, ReAct's protocol in it.
 
         Args:
             predictor: one of this agent's own.
             trajectory: False takes the field `trajectory` out. The predictor keeps it: saved programs of agents
                 with tools and without have the same fields.
         """
-        whole = predictor.whole_signature if isinstance(predictor, ProtocolPredict) else predictor.signature
-        return self._spliced.get(whole, self.persona, trajectory)
+        whole: Any = predictor.whole_signature if isinstance(predictor, ProtocolPredict) else predictor.signature
+        return whole if trajectory else _without_trajectory(whole)
 
     def _format_trajectory(self, trajectory: dict[str, Any]) -> str:
         # ReAct builds a pydantic class per step for this, which is half of an episode's time. Same text.
-        if type(dspy.settings.adapter) not in (type(None), dspy.ChatAdapter, CarefulChatAdapter):
+        if kind_of(dspy.settings.adapter) not in (type(None), dspy.ChatAdapter, CarefulChatAdapter):
             return super()._format_trajectory(trajectory) if trajectory else ""
         return "\n\n".join(
             f"[[ ## {key} ## ]]\n{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
@@ -149,34 +167,12 @@ class PersonaAgent(ServesUsers, dspy.ReAct):
         handle.react, handle.extract = own(self.react), own(self.extract)
         if self.persona is not None:
             handle.persona = copy.copy(self.persona)
-        handle._spliced = _SplicedSignatures()
         return handle
 
 
-class _SplicedSignatures:
-    """A handle's signatures with its persona, made when first needed; dropped with the handle."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, bool], tuple[Any, str | None, Any]] = {}
-
-    def get(self, signature: type[dspy.Signature], persona: Persona | None, trajectory: bool) -> type[dspy.Signature]:
-        text = persona.text if persona and persona.text.strip() else None
-        if text is None and trajectory:
-            return signature
-        made = self._made.get((id(signature), trajectory))
-        if made is None or made[0] is not signature or made[1] != text:
-            fields = {name: field for name, field in signature.fields.items() if trajectory or name != "trajectory"}
-            persona_first = "" if text is None else f"{persona_block(text)}\n\n"
-            spliced = dspy.Signature(fields, persona_first + signature.instructions)
-            # The entry holds the signature, so that its id stays its own.
-            made = self._made[id(signature), trajectory] = (signature, text, spliced)
-        return made[2]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _SplicedSignatures:
-        return _SplicedSignatures()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_made": {}}
+@lru_cache(maxsize=256)
+def _without_trajectory(signature: type[dspy.Signature]) -> type[dspy.Signature]:
+    return signature.delete("trajectory")
 
 
 def _field(given: str | None, fields: dict[str, Any], what: str) -> str:

@@ -17,6 +17,7 @@ from dspy.adapters.utils import parse_value
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
 from personaagent.programs.errors import PersonaAgentError
+from personaagent.programs.handles import check_count
 from personaagent.programs.lm.meter import Usage
 from personaagent.programs.quoting import defuse, defuse_all, defused_demos, one_line, shorten, written
 from personaagent.programs.spending import mark_measured
@@ -70,7 +71,8 @@ class Episode:
 
     def run(self) -> _Steps:
         inputs = {name: defuse_all(value) for name, value in self.given.items()}
-        max_iters = int(inputs.pop("max_iters", self.agent.max_iters))
+        max_iters = inputs.pop("max_iters", self.agent.max_iters)
+        check_count("max_iters", max_iters, 1)
         trajectory: dict[str, Any] = {}
         step = 0
         # Without tools there is nothing to choose: the answer is one call.
@@ -162,7 +164,7 @@ class Episode:
             text = self.agent._format_trajectory(trajectory)
             # Without tools there are no steps to show, only that an answer could not be read.
             shown = {"trajectory": text} if text or self.agent.tool_names else {}
-            options = {"signature": self.agent.spliced(predictor, bool(shown)), "demos": demos}
+            options = {"signature": self.agent.signature_of(predictor, bool(shown)), "demos": demos}
             try:
                 return (yield _PredictCall(module, {**inputs, **shown, **options}))
             except ContextWindowExceededError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections import OrderedDict, defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import MethodType
@@ -18,7 +18,7 @@ from personaagent.programs.errors import InputError, PersonaAgentError
 from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
 from personaagent.programs.memory.episodic import EpisodicMemory, visible_rows
 from personaagent.programs.memory.store import MemoryStore
-from personaagent.programs.persona import Persona, initial_persona
+from personaagent.programs.persona import NO_TOOLS, Persona, initial_persona
 from personaagent.programs.tools.recall import RecallSession
 
 Module = TypeVar("Module", bound=dspy.Module)
@@ -62,9 +62,14 @@ class ServesUsers:
     _since: Interaction | Position | None
     _view: EpisodicMemory | None
     _origin: Origin | None
+    _no_tools: str = NO_TOOLS
 
     def _serve_nobody(self, memory: MemoryStore | None, memories: int, persona_template: str) -> None:
         check_count("memories", memories, 0)
+        if memory is not None and not isinstance(memory, MemoryStore):
+            raise InputError(f'memory must be a store, such as MemoryStore("sqlite:///memory.db"), but got {memory!r}')
+        if not isinstance(persona_template, str):
+            raise InputError(f"persona_template must be text, but got {persona_template!r}")
         self.memory = memory
         self.memories = memories
         self.persona_template = persona_template
@@ -77,6 +82,7 @@ class ServesUsers:
 
     def _serve(self, **changed: Any) -> Self:
         """A handle with other values of some attributes. Whatever it is made of serves alike."""
+        _check_forward(self)
         handle = self._handle()
         for name, value in changed.items():
             setattr(handle, name, value)
@@ -89,14 +95,20 @@ class ServesUsers:
 
         Args:
             user_id: whose memory is recalled from.
-            persona: the persona to act by. Default: the newest in the memory store, else an initial one.
-            profile: P^u for an initial persona. Default: the newest in the memory store.
+            persona: the persona to act by. Default: an initial one if `profile` is given, else the newest in the
+                memory store, else an initial one.
+            profile: P^u of an initial persona; not looked at beside `persona`. Default: the newest in the memory store.
 
         Raises:
-            InputError: if the id is empty or not text.
+            InputError: if the id is empty or no text that could be stored, or another argument is no persona or text;
+                if KNNFewShot has compiled the module, whose answers are then another handle's.
+            StoreError: if the store cannot be read.
         """
-        if not isinstance(user_id, str) or not user_id.strip():
-            raise InputError(f"user_id must be text and not empty, but got {user_id!r}")
+        if not isinstance(user_id, str) or not user_id.strip() or _unwritable(user_id):
+            raise InputError(f"user_id must be text that can be stored, and not empty, but got {user_id!r}")
+        if profile is not None and not isinstance(profile, str):
+            raise InputError(f"profile must be text, but got {profile!r}")
+        _check_persona(persona)
         if self._origin is not None:
             # From the shared module, not from another user's handle: its demonstrations and its past are that user's.
             handle: Self = self._origin.module.for_user(user_id, persona=persona, profile=profile)
@@ -109,14 +121,25 @@ class ServesUsers:
 
     def initial_persona(self, profile: str | None = None) -> Persona:
         """Version 0 of a user's persona, with the tools that exist."""
-        return initial_persona(profile, self.tool_names, self.persona_template)
+        return initial_persona(profile, self.tool_names, self.persona_template, self._no_tools)
 
     def with_persona(self, persona: Persona) -> Self:
-        """This handle's user under another persona."""
+        """This handle's user under another persona.
+
+        Raises:
+            InputError: if it is none, and as `for_user`.
+        """
+        if persona is None:
+            raise InputError("persona must be a Persona, but got None")
+        _check_persona(persona)
         return self._serve(persona=copy.copy(persona))
 
     def as_of(self, before: Interaction | Position | None) -> Self:
-        """This handle with a memory that holds only what came before: `recall` sees nothing at or after it."""
+        """This handle with a memory that holds only what came before: `recall` sees nothing at or after it.
+
+        Raises:
+            InputError: if it is no place in a history. An interaction without an ordinal raises when it is used.
+        """
         _check_place("before", before)
         return self._serve(_before=before)
 
@@ -125,6 +148,9 @@ class ServesUsers:
 
         The bound stays with every handle that is made of this one, `as_of` and an alignment's included; None takes
         it away. Persona and profile stay as they are: they should have been learnt of the same part of the history.
+
+        Raises:
+            InputError: as `as_of`.
         """
         _check_place("oldest", oldest)
         return self._serve(_since=oldest)
@@ -134,10 +160,16 @@ class ServesUsers:
 
         Raises:
             PersonaAgentError: if there is no memory, or no user is served.
+            InputError: if a bound is an interaction without an ordinal.
+            StoreError: if the store cannot be read.
         """
         history = self._memory().interactions(self._user())
         rows = visible_rows(history, self._before, self._since)
         return history[rows.start : rows.stop]
+
+    @property
+    def _shared(self) -> dspy.Module | None:
+        return self._origin.module if self._origin else None
 
     @property
     def tool_names(self) -> tuple[str, ...]:
@@ -168,6 +200,11 @@ class ServesUsers:
 
         Returns:
             The interaction as stored; it is durable when this returns.
+
+        Raises:
+            PersonaAgentError: if there is no memory, or no user is served.
+            InputError: on an empty query, a response that is no text, or a wrong timestamp.
+            StoreError: if this id is there with other content, or the store cannot be written.
         """
         memory = self._memory()
         stamp = "" if timestamp is None else normalise_timestamp(timestamp)
@@ -219,7 +256,8 @@ def own(module: Module) -> Module:
 
     Its own are: modules, at any depth and in lists and dictionaries, and whatever is found twice is one thing in the
     copy, too; other DSPy parameters; lists, dictionaries, sets and `dspy.History`; methods and tools of such modules.
-    All else, such as retrievers, clients and functions, is shared. Handles inside keep their users.
+    All else, such as retrievers, clients, objects of other classes and functions, those within functions that keep a
+    module included, is shared. Handles inside keep their users.
     """
     copied: Module = _Copy()(module)
     return copied
@@ -279,9 +317,9 @@ class _Copy:
     def _copier(self, value: Any) -> Callable[[Any], Any] | None:
         if isinstance(value, dspy.Module):
             return self._module
-        kind = type(value)
-        if kind in _CONTAINERS:
-            return getattr(self, _CONTAINERS[kind])
+        for kind, copier in _CONTAINERS.items():
+            if isinstance(value, kind):
+                return getattr(self, copier)
         if isinstance(value, MethodType | functools.partial | dspy.Tool):
             return self._callable
         if isinstance(value, Parameter | dspy.History):
@@ -315,7 +353,8 @@ class _Copy:
         return copied
 
     def _tuple(self, value: Any) -> Any:
-        return tuple(map(self, value)) if len(value) <= MAX_PARTS else value
+        made = getattr(type(value), "_make", tuple if type(value) is tuple else None)  # a named one's is its own
+        return made(map(self, value)) if made and len(value) <= MAX_PARTS else value
 
     def _set(self, value: Any) -> Any:
         copied = self._made[id(value)] = copy.copy(value)
@@ -344,15 +383,7 @@ class _Copy:
         return copied
 
 
-_CONTAINERS: dict[type, str] = {
-    list: "_list",
-    deque: "_list",
-    dict: "_dict",
-    OrderedDict: "_dict",
-    defaultdict: "_dict",
-    set: "_set",
-    tuple: "_tuple",
-}
+_CONTAINERS: dict[type, str] = {list: "_list", deque: "_list", dict: "_dict", set: "_set", tuple: "_tuple"}
 
 
 def check_count(name: str, value: int, least: int) -> None:
@@ -363,6 +394,27 @@ def check_count(name: str, value: int, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name} must be an integer from {least}, but got {value!r}")
+
+
+def _unwritable(text: str) -> bool:
+    """Whether the text holds half of a surrogate pair."""
+    return text != text.encode("utf-8", "ignore").decode("utf-8")
+
+
+def _check_persona(persona: object) -> None:
+    if persona is not None and not isinstance(persona, Persona):
+        raise InputError(f"persona must be a Persona, such as Persona('...'), but got {persona!r}")
+
+
+def _check_forward(module: Any) -> None:
+    """See that a module answers by itself, and not by another that its `forward` holds, as KNNFewShot leaves it."""
+    forward = vars(module).get("forward")
+    cells = getattr(getattr(forward, "__func__", forward), "__closure__", None) or ()
+    if any(isinstance(cell.cell_contents, dspy.Module) for cell in cells):
+        raise InputError(
+            "the program answers by another one that its forward holds, as KNNFewShot leaves it, so that no other "
+            "user, persona or memory would reach it: compile the plain program, and personalise what comes out"
+        )
 
 
 def _check_place(name: str, place: object) -> None:

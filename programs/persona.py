@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from dspy.predict.parameter import Parameter
@@ -43,7 +43,8 @@ class Persona(Parameter):
         learnt_from: ids of the interactions that the rewrite learnt from, oldest first.
 
     Raises:
-        InputError: if the text, the parent or an id is not text, or the version is negative.
+        InputError: if the text, the parent or an id is not text, the version is no integer from 0, or `learnt_from`
+            is no list.
     """
 
     def __init__(self, text: str, version: int = 0, parent: str | None = None, learnt_from: Sequence[str] = ()) -> None:
@@ -53,12 +54,13 @@ class Persona(Parameter):
             raise InputError(f"Persona.version must be an integer from 0, but got {version!r}")
         if parent is not None and not isinstance(parent, str):
             raise InputError(f"Persona.parent must be a digest or None, but got {parent!r}")
-        if isinstance(learnt_from, str) or not all(isinstance(i, str) for i in learnt_from):
+        ids = tuple(learnt_from) if isinstance(learnt_from, Iterable) and not isinstance(learnt_from, str) else None
+        if ids is None or not all(isinstance(i, str) for i in ids):
             raise InputError(f"Persona.learnt_from must be a list of interaction ids, but got {learnt_from!r}")
         self.text = text
         self.version = version
         self.parent = parent
-        self.learnt_from = tuple(learnt_from)
+        self.learnt_from = ids
 
     @property
     def digest(self) -> str:
@@ -68,7 +70,11 @@ class Persona(Parameter):
         ).hexdigest()
 
     def rewritten(self, text: str, learnt_from: Sequence[str]) -> Persona:
-        """The child of this persona with a new text."""
+        """The child of this persona with a new text.
+
+        Raises:
+            InputError: as `Persona`.
+        """
         return Persona(text, self.version + 1, self.digest, learnt_from)
 
     def __eq__(self, other: object) -> bool:
@@ -106,7 +112,12 @@ class Persona(Parameter):
         """Does nothing: DSPy's `reset_copy` empties demonstrations, not the persona that was learnt."""
 
 
-def initial_persona(profile: str | None, tools: Sequence[str], template: str = PERSONA_TEMPLATE) -> Persona:
+NO_TOOLS = "There are no tools: rely on what is known of this user and on what you know yourself."
+
+
+def initial_persona(
+    profile: str | None, tools: Sequence[str], template: str = PERSONA_TEMPLATE, no_tools: str = NO_TOOLS
+) -> Persona:
     """Version 0 for a user: the template (App. D) with the profile P^u (eq. 3) and the tools that exist.
 
     Args:
@@ -114,10 +125,11 @@ def initial_persona(profile: str | None, tools: Sequence[str], template: str = P
         tools: names of the agent's tools, without `finish`. The template names only these and asks for
             min(2, number of tools) of them: the paper's rule of two cannot be kept with fewer.
         template: may use `{profile}`, `{tool_rules}`, `{tools}` and `{minimum}`; other braces stay.
+        no_tools: the rule where there are none.
     """
     values = {
         "profile": (profile or "").strip() or NO_PROFILE,
-        "tool_rules": _tool_rules(tools),
+        "tool_rules": _tool_rules(tools, no_tools),
         "tools": ", ".join(tools) or "none",
         "minimum": str(min(2, len(tools))),
     }
@@ -128,9 +140,9 @@ def initial_persona(profile: str | None, tools: Sequence[str], template: str = P
     return Persona(text)
 
 
-def _tool_rules(tools: Sequence[str]) -> str:
+def _tool_rules(tools: Sequence[str], no_tools: str) -> str:
     if not tools:
-        return "2. There are no tools: rely on what is known of this user and on what you know yourself."
+        return f"2. {no_tools}"
     minimum = min(2, len(tools))
     if len(tools) == 1:
         use = f"the tool {tools[0]} before you answer."

@@ -1,8 +1,8 @@
 """A persona for any DSPy program: `personalize(program, memory)` serves each user by that user's own.
 
 The program stays what it is. Its control flow, typed signatures, demonstrations and per-module LMs are its own; each
-of its predictors gets the persona into the system message of its requests (acting.py), and each `dspy.ReAct` in it
-gets the tool `recall` beside its own.
+of its predictors gets the persona into the system message of its requests (acting.py), and each `dspy.ReAct` or
+`ReActV2` in it gets the tool `recall` beside its own.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any, Self
 
 import dspy
 
-from personaagent.programs.acting import acting_as
+from personaagent.programs.acting import KEEPER, acting_as
 from personaagent.programs.errors import InputError
-from personaagent.programs.handles import Origin, ServesUsers, check_count, modules_in, own, shallow
+from personaagent.programs.handles import MAX_PARTS, Origin, ServesUsers, check_count, modules_in, own, shallow
 from personaagent.programs.interaction import Interaction, Position
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.protocol import chooses_tools, keep_protocol, tools_of
 from personaagent.programs.spending import MEASURED, Spent, is_measured, mark_measured, spending
+from personaagent.programs.streaming import streaming_as
 from personaagent.programs.tools.recall import RECALL_DESCRIPTION, RecallSession, recall_tool, recalling
 
 PROGRAM_TEMPLATE = """\
@@ -36,6 +37,9 @@ How to work:
 The task stays as it is described below, and so do its fields and their form. A step that offers no tools needs none."""
 """The initial persona of a personalised program; see `initial_persona`. Unlike an agent's it does not say how an
 answer looks: it stands before every predictor, those that write queries or classify included."""
+
+_NO_TOOLS = "Rely on what is known of this user and on what you know yourself."
+"""A program without agents may have tools that are not seen from outside, such as one that it makes on the way."""
 
 _WRITTEN_BEFORE = ("reasoning", "rationale")
 
@@ -53,11 +57,19 @@ def personalize(
     """The program, personalised: `personalize(program, memory).for_user("ann")` answers as the program does, for ann.
 
     Example:
-        >>> shared = personalize(dspy.ReAct("question, notes -> answer", tools=[search]), MemoryStore())
+        >>> import dspy
+        >>> from personaagent.optimizers import PersonaAlignment
+        >>> from personaagent.programs import MemoryStore, make_lm, personalize
+        >>> dspy.configure(lm=make_lm("offline"))  # or dspy.LM(...) of your own
+        >>> shared = personalize(dspy.ReAct("question -> answer", tools=[]), MemoryStore())
         >>> ann = shared.for_user("ann")
-        >>> ann(question="What shall I read next?", notes="")
-        >>> ann.record("What shall I read next?", "A short novel")
-        >>> ann = PersonaAlignment().compile(ann, trainset=[i.to_example("question", "answer") for i in history])
+        >>> _ = ann.record("Genre? [drama, western] A dog waits at a station.", "western", id="1")
+        >>> ann(question="Genre? [drama, western] A horse waits at a station.").answer
+        'western'
+        >>> history = [interaction.to_example("question", "answer") for interaction in ann.interactions()]
+        >>> ann = PersonaAlignment(batch_size=1).compile(ann, trainset=history)
+        >>> ann.persona.version
+        1
 
     Args:
         program: any DSPy module: `Predict`, `ChainOfThought`, `ReAct`, or one of your own with whatever control flow.
@@ -76,9 +88,10 @@ def personalize(
         The shared, personalised program. It serves no user yet, and does not answer.
 
     Raises:
-        InputError: if the program is no DSPy module, is personalised already or serves a user; if an agent in it has
-            a tool `recall` of its own; if `query` or `response` is no field of its signature, or cannot be told; on a
-            value out of range.
+        InputError: if the program is no DSPy module, has no `forward`, is personalised already or serves a user; if it
+            holds predictors where each user cannot have their own; if an agent in it has a tool `recall` of its own and
+            one is to be added; if `query` or `response` is no field of its signature, or cannot be told; on a value out
+            of range.
     """
     return Personalized(
         program,
@@ -101,12 +114,14 @@ class Personalized(ServesUsers, dspy.Module):
     * The innermost persona wins. Where a handle, or a `PersonaAgent`, is part of a program that is personalised for
       another user, its predictors see its own persona and memory, and nothing of the other user's.
     * A handle has its own modules, lists and dictionaries, so that what a program keeps on itself of a user stays
-      there (and is not saved, as with any DSPy program). Anything else that the program holds, such as a retriever, is
-      shared by all users.
+      there (and is not saved, as with any DSPy program). Anything else that the program holds is shared by all users:
+      a retriever, an object of another class, a function that is a tool and writes somewhere.
     * The persona follows DSPy's context: into tasks, `dspy.Parallel`, `dspy.asyncify` and threads that copy the
       context, but not into plain threads that a program starts, where DSPy's own settings do not reach either.
     * What an optimizer has rewritten is followed by ReAct's tool protocol if it was lost.
     """
+
+    _no_tools = _NO_TOOLS
 
     def __init__(
         self,
@@ -130,6 +145,7 @@ class Personalized(ServesUsers, dspy.Module):
         # Before the program: parameters are named by the first place in which they are found.
         self._serve_nobody(memory, memories, persona_template)
         self.program = own(program)
+        _check_apart(program, self.program)
         # Of a compiled module inside another one DSPy saves nothing.
         self.program._compiled = False
         self._signature = _signature_of(self.program)
@@ -138,14 +154,14 @@ class Personalized(ServesUsers, dspy.Module):
         remembers = memory is not None and memories > 0
         for agent in _agents(self.program):
             keep_protocol(agent, recall_tool(recall_description) if remembers else None)
-        names = [tool.name for agent in _agents(self.program) for tool in tools_of(agent)]
-        names += [name for agent in _inner(self.program) for name in agent.tool_names]
-        self._tool_names = tuple(dict.fromkeys(names))
+        for predictor in self.program.predictors():
+            predictor.callbacks.append(KEEPER)
+        self._tool_names = tuple(dict.fromkeys(_tool_names(self.program)))
         self._has_inner = bool(_inner(self.program))
 
     @property
     def tool_names(self) -> tuple[str, ...]:
-        """Names of the tools of all agents in the program, each once, without ReAct's `finish`."""
+        """Names of the tools of all modules in the program, each once, without ReAct's `finish`."""
         return self._tool_names
 
     def inputs_of(self, example: dspy.Example) -> dict[str, Any]:
@@ -169,9 +185,12 @@ class Personalized(ServesUsers, dspy.Module):
             `completion_tokens` (as far as the LM reports them) and `seconds`.
 
         Raises:
-            PersonaAgentError: if no user is served, or the memory could not be read.
+            PersonaAgentError: if no user is served, the memory could not be read, or the adapter is no `dspy.Adapter`
+                or leaves no place for a persona.
+            InputError: if the program has no `forward`, but an `aforward`.
             Whatever the program raises.
         """
+        self._check_has("forward", "acall")
         session = replace(self._recall_session(), keeps_failure=True)
         with self._serving(session) as spent:
             outcome = self.program(*args, **inputs)
@@ -179,15 +198,20 @@ class Personalized(ServesUsers, dspy.Module):
 
     async def aforward(self, *args: Any, **inputs: Any) -> Any:
         """As `forward`; the program needs an `aforward`, as DSPy's own modules have."""
+        self._check_has("aforward", "a plain call, or dspy.asyncify")
         session = replace(self._recall_session(), keeps_failure=True)
         with self._serving(session) as spent:
             outcome = await self.program.acall(*args, **inputs)
         return self._finished(outcome, session, spent)
 
+    def _check_has(self, method: str, otherwise: str) -> None:
+        if not hasattr(self.program, method):
+            raise InputError(f"the program, {type(self.program).__name__}, has no {method}: use {otherwise}")
+
     @contextmanager
     def _serving(self, session: RecallSession) -> Iterator[Spent]:
         text = self.persona.text if self.persona else ""
-        with acting_as(text), recalling(session), spending() as spent:
+        with acting_as(text), recalling(session), streaming_as(self._shared, self), spending() as spent:
             yield spent
         if session.failure is not None:
             raise session.failure  # an answer without the memory is not one for this user
@@ -265,13 +289,35 @@ def _agents(program: dspy.Module) -> list[Any]:
     return [module for module in modules_in(program) if id(module) not in apart and chooses_tools(module)]
 
 
+def _check_apart(program: dspy.Module, copied: dspy.Module) -> None:
+    theirs = {id(parameter): name for name, parameter in program.named_parameters()}
+    shared = [theirs[id(parameter)] for _, parameter in copied.named_parameters() if id(parameter) in theirs]
+    if shared:
+        raise InputError(
+            f"all users would share {shared[0]}, and what is learnt for one of them: hold it in an attribute, a list, "
+            f"a tuple or a dictionary of no more than {MAX_PARTS}"
+        )
+
+
+def _tool_names(program: dspy.Module) -> Iterator[str]:
+    for agent in (agents := _agents(program)):
+        yield from (tool.name for tool in tools_of(agent))
+    for inner in _inner(program):
+        yield from inner.tool_names
+    apart = {id(part) for inner in _inner(program) for part in modules_in(inner)} | set(map(id, agents))
+    for module in modules_in(program):
+        held = getattr(module, "tools", None) if id(module) not in apart else None
+        tools = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else ()
+        yield from (tool.name for tool in tools if isinstance(tool, dspy.Tool) and tool.name)
+
+
 def _signature_of(program: Any) -> type[dspy.Signature] | None:
     """The signature of a whole program, if it has one."""
     stated: Any = getattr(program, "signature", None)
     if isinstance(stated, type) and issubclass(stated, dspy.Signature):
         inputs = dict(stated.input_fields)  # type: ignore[attr-defined]
         # A module of the user's own may hold a signature that is not the one of its forward.
-        return stated if all(name in inputs for name in _named(_arguments(program))) else None
+        return stated if all(name in inputs for name in _named(_arguments(program, optional=False))) else None
     if isinstance(program, dspy.ChainOfThought | dspy.MultiChainComparison):
         signature: Any = program.predict.signature
         added = [name for name in signature.output_fields if name in _WRITTEN_BEFORE][:1]
@@ -303,13 +349,13 @@ def _named(arguments: dict[str, Any]) -> list[str]:
     return [name for name, kind in arguments.items() if kind in by_name]
 
 
-def _arguments(program: Any) -> dict[str, Any]:
+def _arguments(program: Any, optional: bool = True) -> dict[str, Any]:
     # Of the class: DSPy warns of forward where it is taken from a module and not called by it.
     method = getattr(type(program), "forward", None) or getattr(type(program), "aforward", None)
     if method is None:
         raise InputError(f"the program has no forward: {type(program).__name__}")
     parameters = list(inspect.signature(method).parameters.items())[1:]
-    return {name: parameter.kind for name, parameter in parameters}
+    return {name: p.kind for name, p in parameters if optional or p.default is inspect.Parameter.empty}
 
 
 def _response_field(program: Any, signature: type[dspy.Signature] | None, given: str | None) -> str:

@@ -6,6 +6,7 @@ MIPROv2 and COPRO rewrite it, and `load` brings an old list back.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from dspy.utils.exceptions import AdapterParseError
 from personaagent.programs.errors import InputError
 from personaagent.programs.tools.recall import RecallTool
 
+_logger = logging.getLogger(__name__)
+
 _LAST_TOOL = {dspy.ReAct: "finish", dspy.ReActV2: "submit"}
 """What ends an agent of each kind. DSPy adds it to the tools that are given."""
 
@@ -24,7 +27,7 @@ class ProtocolPredict(dspy.Predict):
     """A predictor that chooses tools. Instructions that have lost the protocol are followed by it in the prompt.
 
     On load it keeps its own instructions if the file was saved with other tools: an agent without a tool would get it
-    back.
+    back. It says so by a warning. A file of a plain `dspy.Predict` lists no tools; its protocol must then be this one.
 
     Args:
         signature: with the protocol in its instructions.
@@ -80,10 +83,18 @@ class ProtocolPredict(dspy.Predict):
     def load_state(self, state: dict[str, Any], **options: Any) -> ProtocolPredict:
         """As `dspy.Predict`; see the class."""
         state = dict(state)
-        saved_tools = tuple(state.pop("tool_list", ()))
+        saved_tools = state.pop("tool_list", None)
         unchanged = self.signature
         super().load_state(state, **options)
-        if saved_tools != self.tool_list:
+        if saved_tools is None:
+            same = _folded(self.protocol) in _folded(self.signature.instructions)
+        else:
+            same = tuple(saved_tools) == self.tool_list
+        if not same:
+            if self.signature.instructions != unchanged.instructions:
+                _logger.warning(
+                    "the instructions of an agent's steps were not loaded: they were saved with other tools"
+                )
             self.signature = unchanged
         return self
 

@@ -16,6 +16,7 @@ from personaagent.experiments.harness.progress import print_whole
 from personaagent.experiments.harness.settings import lm_title
 from personaagent.experiments.harness.study import Study
 from personaagent.experiments.harness.subjects import Subject
+from personaagent.programs.acting import acting_as
 from personaagent.programs.baselines.registry import Setup
 from personaagent.programs.persona import Persona
 
@@ -130,10 +131,12 @@ def _question_tokens(study: Study, cell: Cell) -> int:
     """Prompt tokens of a step without memories: measured on one question's real prompt."""
     agent = PersonaMethod(study.tasks[cell.task].setting).agent(cell.memories)
     subject = study.subjects(cell)[0]
-    handle = agent.for_user(subject.user_id, persona=agent.initial_persona(None))
+    persona = agent.initial_persona()
+    handle = agent.for_user(subject.user_id, persona=persona)
     tools = study.method(cell).tools(cell)
-    signature = handle.spliced(handle.react) if tools else handle.signature
+    signature = handle.signature_of(handle.react) if tools else handle.signature
     inputs = {"query": subject.queries[0].input, "trajectory": ""}
-    messages = dspy.ChatAdapter().format(signature, [], inputs)
+    with acting_as(persona.text):
+        messages = dspy.settings.adapter.format(signature, [], inputs)
     profile = _PROFILE_TOKENS if study.method(cell).learning(subject, cell) is not None else 0
     return sum(len(str(message["content"])) for message in messages) // _CHARS_PER_TOKEN + profile

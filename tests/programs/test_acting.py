@@ -223,6 +223,42 @@ def test_an_adapter_of_the_programs_own_choice_gets_it_too(scripted: Any) -> Non
     assert ["JSON object" in call.user for call in engine.calls] == [False, True, True, True, False]
 
 
+class Hidden(dspy.Adapter):
+    """Hands on to an adapter that none of its attributes shows, as the one of `dspy.Refine` does."""
+
+    def __init__(self, adapter: Any) -> None:
+        super().__init__()
+        self.adapter = lambda: adapter
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.adapter()(*args, **kwargs)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.adapter().acall(*args, **kwargs)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("garbled", [False, True])
+def test_an_adapter_behind_another_one_places_it_once(scripted: Any, asynchronous: bool, garbled: bool) -> None:
+    def say(call: Any) -> Any:
+        fields = dict.fromkeys(call.outputs, "yes")
+        return json.dumps(fields) if "JSON object" in call.user else in_words(call) if garbled else fields
+
+    lm, engine = scripted(say)
+    ask = dspy.ChainOfThought("question -> answer")
+    with dspy.context(lm=lm, adapter=Hidden(dspy.ChatAdapter())), acting_as("Ann likes it short."):
+        asyncio.run(ask.acall(question="q?")) if asynchronous else ask(question="q?")
+    assert len(engine.calls) == 1 + garbled
+    assert all(call.system.startswith(ANN) and call.system.count("<persona>") == 1 for call in engine.calls)
+
+
+def test_an_adapter_that_is_called_without_a_predictor_places_it(scripted: Any) -> None:
+    lm, engine = scripted()
+    with dspy.context(lm=lm), acting_as("Ann likes it short."):
+        dspy.ChatAdapter()(lm, {}, dspy.Signature("question -> answer"), [], {"question": "q?"})
+    assert engine.calls[0].system.startswith(ANN)
+
+
 def test_an_adapter_that_writes_messages_elsewhere_is_refused(scripted: Any) -> None:
     with dspy.context(lm=scripted()[0], adapter=PastFormat()):
         dspy.Predict("question -> answer")(question="q?")

@@ -135,6 +135,14 @@ def test_bad_arguments_say_the_rule() -> None:
         PersonaAgent("query -> response", memories=-1)
     with pytest.raises(InputError, match="max_iters must be an integer from 1"):
         PersonaAgent("query -> response", max_iters=0)
+    for max_iters in (0, 2.5, "x", None):
+        with pytest.raises(InputError, match="max_iters must be an integer from 1"):
+            PersonaAgent("query -> response").for_user("ann")(query="q?", max_iters=max_iters)
+    for tools in (print, [5], "search"):
+        with pytest.raises(InputError, match="tools must be a list of functions"):
+            PersonaAgent("query -> response", tools=tools)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="signature must be a DSPy signature or its text, but got 5"):
+        PersonaAgent(5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="query='question' is not a field"):
         PersonaAgent("query -> response", query="question")
     with pytest.raises(InputError, match="'trajectory'"):
@@ -386,7 +394,7 @@ def test_nothing_of_a_user_is_held_after_the_question(encoder: Any, scripted: An
     gc.collect()
     assert not any(ref() is not None for ref in gone)
     assert not store._views
-    # The persona is spliced into a signature, and a signature is a class: these must go, too.
+    # Signatures and adapters are classes: none may hold a persona.
     assert not [obj for obj in gc.get_objects() if isinstance(obj, type) and "secret-" in str(obj.__doc__)]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 import pytest
+from dspy.dsp.utils.utils import dotdict
 
 from personaagent.programs.errors import InputError
 from personaagent.programs.handles import MAX_PARTS, Origin, check_count, modules_in, own, shallow
@@ -94,6 +95,30 @@ def test_what_a_module_keeps_is_its_own() -> None:
     copied.conversation.messages.append({"c": "d"})
     assert module.kept == [{"x": [1]}, {"y"}, deque([1])] and module.conversation.messages == [{"a": "b"}]
     assert copied.kept[0] == {"x": [1, 2], "new": [3]} and copied.kept[2] == deque([2, 3])
+
+
+class Steps(NamedTuple):
+    first: dspy.Module
+    note: str
+
+
+class Settings(dict[str, Any]):
+    """A dictionary of the user's own kind."""
+
+
+def test_containers_of_any_class_are_ones_own() -> None:
+    module = Nested()
+    module.steps = Steps(dspy.Predict("a -> b"), "note")
+    module.settings = Settings(step=dspy.Predict("c -> d"))
+    module.seen, module.plain = Counter("a"), dotdict(words=["x"])
+    copied = own(module)
+    assert type(copied.steps) is Steps and copied.steps.note == "note" and type(copied.settings) is Settings
+    assert copied.steps.first is not module.steps.first
+    assert copied.settings["step"] is not module.settings["step"]
+    assert not {id(p) for _, p in module.named_parameters()} & {id(p) for _, p in copied.named_parameters()}
+    copied.seen.update("b")
+    copied.plain.words.append("y")
+    assert module.seen == Counter("a") and module.plain.words == ["x"] and type(copied.plain) is dotdict
 
 
 def test_names_that_dspy_uses_are_free_for_a_programs_own_state() -> None:

@@ -107,6 +107,7 @@ def test_defaults() -> None:
         ("text", 5),
         *(("ordinal", value) for value in (-1, 1.0, True, "1", 2**63)),
         ("timestamp", "soon"),
+        *(("metadata", value) for value in (None, "stars", [("stars", "5")])),
         *((name, "half \ud83d of a pair") for name in ("user_id", "id", "query", "response", "text")),
     ],
 )

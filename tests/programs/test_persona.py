@@ -90,6 +90,8 @@ def test_the_state_round_trips_through_json(text: str, version: int, parent: str
         {"text": "t", "version": True, "parent": None, "learnt_from": []},
         {"text": "t", "version": 1, "parent": 7, "learnt_from": []},
         {"text": "t", "version": 1, "parent": None, "learnt_from": None},
+        {"text": "t", "version": 1.0, "parent": None, "learnt_from": []},
+        {"text": "t", "version": 1, "parent": None, "learnt_from": 7},
         {"text": "t", "version": 1, "parent": None, "learnt_from": "i1"},
         {"text": "t", "version": 1, "parent": None, "learnt_from": [1]},
     ],
@@ -100,6 +102,13 @@ def test_a_bad_state_is_refused_and_changes_nothing(state: Any) -> None:
     with pytest.raises(InputError):
         persona.load_state(state)
     assert persona.dump_state() == before
+
+
+def test_what_is_no_list_of_ids_is_refused_by_its_name() -> None:
+    for value in (None, 7, "i1", b"i1", [1]):
+        with pytest.raises(InputError, match=r"Persona\.learnt_from must be a list of interaction ids"):
+            Persona("t", 1, "p", value)  # type: ignore[arg-type]
+    assert Persona("t", 1, "p", iter(["i1", "i2"])).learnt_from == ("i1", "i2")  # type: ignore[arg-type]
 
 
 def test_it_is_a_parameter_that_dspy_saves_as_json(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_handle_is_the_same_kind_of_thing_as_an_agents(store: MemoryStore) -> 
     handle = personalize(dspy.ReAct("question -> answer", tools=[]), store).for_user("ann")
     agent = PersonaAgent("question -> answer", memory=store).for_user("ann")
     surface = {name for name in dir(agent) if not name.startswith("_")} - set(dir(dspy.ReAct)) - {"alignment_steps"}
-    surface -= {"react", "extract", "tools", "signature", "max_iters", "spliced"}
+    surface -= {"react", "extract", "tools", "signature", "max_iters", "signature_of"}
     assert surface <= set(dir(handle))
     assert (handle.user_id, handle.query_field, handle.response_field) == ("ann", "question", "answer")
     assert handle.tool_names == agent.tool_names == ("recall",)
@@ -513,6 +513,110 @@ def test_a_signature_that_is_not_the_forwards_is_not_the_programs() -> None:
 def test_bad_arguments_say_the_rule(program: Any, arguments: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         personalize(program, **arguments)
+
+
+def test_a_program_that_has_one_way_to_be_called_says_which(scripted: Any) -> None:
+    class Later(dspy.Module):
+        async def aforward(self, question: str) -> Any:
+            return dspy.Prediction(answer=question)
+
+    class Now(dspy.Module):
+        def forward(self, question: str) -> Any:
+            return dspy.Prediction(answer=question)
+
+    later, now = (personalize(program(), response="answer").for_user("ann") for program in (Later, Now))
+    with dspy.context(lm=scripted()[0]):
+        assert asyncio.run(later.acall(question="q?")).answer == now(question="q?").answer == "q?"
+        with pytest.raises(InputError, match="Later, has no forward: use acall"):
+            later(question="q?")
+        with pytest.raises(InputError, match=r"Now, has no aforward: use a plain call, or dspy\.asyncify"):
+            asyncio.run(now.acall(question="q?"))
+
+
+def test_an_argument_with_a_default_is_no_input_of_the_signature() -> None:
+    class Verbose(dspy.ReAct):
+        def forward(self, question: str, verbose: bool = False) -> Any:
+            return super().forward(question=question)
+
+    handle = personalize(Verbose("question -> answer", tools=[])).for_user("ann")
+    assert (handle.query_field, handle.response_field) == ("question", "answer")
+
+
+def test_predictors_that_all_users_would_share_are_refused() -> None:
+    class Many(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = [dspy.Predict("question -> answer") for _ in range(300)]
+
+        def forward(self, question: str) -> Any:
+            return self.steps[0](question=question)
+
+    with pytest.raises(InputError, match=r"all users would share steps\[0\]"):
+        personalize(Many(), response="answer")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"user_id": 7}, "user_id must be text"),
+        ({"user_id": "a\ud800"}, "user_id must be text that can be stored"),
+        ({"persona": "be short"}, "persona must be a Persona"),
+        ({"profile": 5}, "profile must be text"),
+    ],
+)
+def test_a_handle_of_what_cannot_be_says_the_rule(store: MemoryStore, arguments: Any, says: str) -> None:
+    for shared in (personalize(Rag(), store), PersonaAgent("query -> answer", store)):
+        with pytest.raises(InputError, match=says):
+            shared.for_user(**{"user_id": "ann", **arguments})
+        for persona in (None, "be short"):
+            with pytest.raises(InputError, match="persona must be a Persona"):
+                shared.for_user("ann").with_persona(persona)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="memory must be a store, such as MemoryStore"):
+        personalize(Rag(), "sqlite:///memory.db")  # type: ignore[arg-type]
+
+
+def test_what_answers_by_another_program_makes_no_handles(store: MemoryStore) -> None:
+    demo = dspy.Example(question="q?", answer="a").with_inputs("question")
+    optimizer = dspy.KNNFewShot(1, [demo], vectorizer=dspy.Embedder(lambda texts: [[1.0]] * len(texts)))
+    handle = optimizer.compile(personalize(dspy.Predict("question -> answer"), store).for_user("ann"))
+    for again in (lambda: handle.with_persona(Persona("x")), lambda: handle.as_of(None)):
+        with pytest.raises(InputError, match="as KNNFewShot leaves it"):
+            again()
+    plain = optimizer.compile(dspy.Predict("question -> answer"))
+    assert personalize(plain, store, query="question", response="answer").for_user("ann").as_of(None)
+
+
+@pytest.mark.parametrize(
+    "module", [dspy.ChainOfThought("question -> answer"), dspy.ReAct("question -> answer", tools=[])]
+)
+def test_refining_a_handle_keeps_its_persona_in_every_attempt(module: Any, scripted: Any, store: MemoryStore) -> None:
+    for shared in (personalize(module, store), PersonaAgent("question -> answer", store)):
+        lm, engine = scripted(
+            lambda call: {**answers(call), **({"advice": json.dumps({})} if "advice" in call.outputs else {})}
+        )
+        handle = shared.for_user("ann", persona=Persona("ANN"))
+        refined = dspy.Refine(module=handle, N=3, reward_fn=lambda given, answer: 0.0, threshold=1.0)
+        with dspy.context(lm=lm):
+            assert refined(question="q?").answer == "yes"
+        asked = [call for call in engine.calls if "advice" not in call.outputs]
+        assert len(engine.calls) - len(asked) == 2 and len(asked) % 3 == 0
+        assert all(call.system.count("<persona>\nANN\n</persona>") == 1 for call in asked)
+
+
+def test_a_program_with_adapters_and_callbacks_of_its_own_choice_keeps_the_persona(scripted: Any) -> None:
+    class Choosy(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = dspy.Predict("question -> answer")
+
+        def forward(self, question: str) -> Any:
+            with dspy.context(adapter=dspy.ChatAdapter(), callbacks=[]):
+                return self.step(question=question)
+
+    lm, engine = scripted(answers)
+    with dspy.context(lm=lm):
+        personalize(Choosy()).for_user("ann", persona=Persona("ANN"))(question="q?")
+    assert engine.calls[0].system.startswith("<persona>\nANN\n</persona>")
 
 
 # -- copies ---------------------------------------------------------------------------------------

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import response_to_events
 from program_shapes import (
     QUESTION,
     SHAPES,
@@ -276,48 +274,3 @@ def test_what_is_hidden_from_a_handle_is_hidden_from_all_of_its_user(scripted: A
         ann = personalize(Pair(first=inner), store, response="response").for_user("ann", persona=Persona("ANN"))
         answer, named = asked(ann.since(history[1]).as_of(history[2]))
         assert sorted(answer.answers[0].recalled) == seen and ["CLEO"] in named
-
-
-# -- streams --------------------------------------------------------------------------------------
-
-
-class Streams(ScriptedEngine):
-    """Sends its answers in pieces of five characters."""
-
-    def stream(self, request: Any) -> Any:
-        for event in response_to_events(self.complete(request)):
-            text = getattr(getattr(event, "delta", None), "text", "")
-            for start in range(0, len(text), 5) if text else [None]:
-                yield (
-                    event if start is None else replace(event, delta=replace(event.delta, text=text[start : start + 5]))
-                )
-
-
-class AsyncStreams(AsyncScriptedEngine):
-    async def stream(self, request: Any) -> Any:
-        for event in self._engine.stream(request):  # type: ignore[attr-defined]
-            yield event
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-@pytest.mark.parametrize("kind", ["program", "agent"])
-def test_a_handle_streams_its_programs_fields(is_async: bool, kind: str) -> None:
-    said = "To get to the other side of the road, as ann does."
-    engine = Streams(lambda call: dict.fromkeys(call.outputs, said))
-    lm = dspy.LM("streams", engine=engine, async_engine=AsyncStreams(engine), cache=False)
-    persona = Persona("ANN")
-    if kind == "program":
-        handle: Any = personalize(Rag()).for_user("ann", persona=persona)
-    else:
-        handle = PersonaAgent("question -> response").for_user("ann", persona=persona)
-
-    async def listen() -> list[Any]:
-        listener = dspy.streaming.StreamListener(signature_field_name="response")
-        with dspy.context(lm=lm):
-            stream = dspy.streamify(handle, stream_listeners=[listener], is_async_program=is_async)
-            return [part async for part in stream(question="Why?")]
-
-    *parts, prediction = asyncio.run(listen())
-    assert "".join(part.chunk for part in parts) == said and len(parts) > 3
-    assert prediction.response == said and prediction.persona_version == 0
-    assert "ANN" in engine.calls[0].system

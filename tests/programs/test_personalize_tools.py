@@ -103,6 +103,15 @@ def test_without_a_memory_or_with_no_memories_there_is_no_recall(store: MemorySt
     assert "LOOK BACK." in told.program.react.signature.instructions
 
 
+def test_the_persona_names_the_tools_of_other_kinds_of_modules_and_never_says_that_there_are_none() -> None:
+    coder = personalize(dspy.CodeAct("question -> answer", tools=[add])).for_user("ann")
+    assert coder.tool_names == ("add",) and "Use the tool add" in coder.persona.text
+    for program in (dspy.Predict("question -> answer"), dspy.ProgramOfThought("question -> answer")):
+        handle = personalize(program).for_user("ann")
+        assert handle.tool_names == () and "There are no tools:" not in handle.persona.text
+        assert "2. Rely on what is known of this user" in handle.persona.text
+
+
 def test_a_tool_of_ones_own_called_recall_is_refused(store: MemoryStore) -> None:
     def recall(query: str) -> str:
         return query

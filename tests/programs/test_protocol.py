@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -114,3 +115,20 @@ def test_a_file_with_other_tools_brings_its_demonstrations_and_not_their_list() 
     keep_protocol(third)
     third.react.load_state(state)
     assert third.react.signature.instructions == "TUNED" and isinstance(third.react, ProtocolPredict)
+
+
+def test_what_was_tuned_before_is_loaded_if_its_tools_are_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, file = agent(), tmp_path / "plain.json"
+    plain.react.signature = plain.react.signature.with_instructions("TUNED " + plain.react.signature.instructions)
+    plain.save(file)
+    made = agent()
+    keep_protocol(made)
+    made.load(file)
+    assert made.react.signature.instructions.startswith("TUNED ") and not caplog.records
+    other = agent()
+    keep_protocol(other, recall_tool())
+    other.load(file)
+    assert "TUNED" not in other.react.signature.instructions and "(1) recall" in other.react.signature.instructions
+    assert "saved with other tools" in caplog.records[-1].message

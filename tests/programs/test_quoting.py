@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 
 import pytest
 from dspy.adapters.chat_adapter import field_header_pattern
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from personaagent.programs.errors import InputError
 from personaagent.programs.quoting import (
     MAX_TEXT_CHARS,
     PERSONA_CLOSE,
@@ -272,6 +274,14 @@ def test_shortening_makes_no_marker(text: str, max_chars: int) -> None:
 )
 def test_shorten_cuts_where_a_reader_would(text: str, max_chars: int, cut: str) -> None:
     assert shorten(text, max_chars) == cut
+
+
+@pytest.mark.parametrize("max_chars", [0, -1])
+@pytest.mark.parametrize("cut", [shorten, one_line, quoted])
+def test_a_text_is_not_cut_to_nothing(cut: Callable[[str, int], str], max_chars: int) -> None:
+    for text in ("abcdef", ""):
+        with pytest.raises(InputError, match=f"max_chars must be at least 1 but got {max_chars}"):
+            cut(text, max_chars)
 
 
 def test_the_cap_is_on_one_record() -> None:

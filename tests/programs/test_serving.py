@@ -19,6 +19,7 @@ from typing import Any
 import cloudpickle
 import dspy
 import mlflow
+import numpy as np
 import pytest
 
 from personaagent.programs import Interaction, MemoryStore, Persona, PersonaAgent
@@ -69,8 +70,31 @@ def test_what_cannot_be_served_is_refused(served: Served) -> None:
         Served(dspy.Predict("query -> answer"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'ann''s: serve the shared one"):
         Served(served.program.for_user("ann"))
-    with pytest.raises(InputError, match="'user_id' is missing"):
+    with pytest.raises(InputError, match="'user_id' says who asks, by text or a whole number, but got only query"):
         served(query=QUESTION)
+
+
+@pytest.mark.parametrize(
+    "user", [None, True, 1.0, float("nan"), ["ann"], {"a": 1}, np.array(None), "None", " ", "\ud800"]
+)
+def test_nobody_is_no_user(served: Served, user: Any) -> None:
+    with pytest.raises(InputError, match="user_id"):
+        served(user_id=user, query=QUESTION)
+
+
+@pytest.mark.parametrize("user", ["7", 7, np.str_("7"), np.int64(7), np.array("7")])
+def test_a_user_is_known_by_text_or_by_number(served: Served, store: MemoryStore, offline: Any, user: Any) -> None:
+    store.save_persona("7", Persona("Serve 7, who always answers drama.", 3, "0" * 64))
+    assert served(user_id=user, query=QUESTION).persona_version == 3
+
+
+def test_nothing_of_users_stays_in_dspys_trace_and_histories(served: Served, offline: dspy.LM) -> None:
+    before = len(dspy.settings.trace or ())
+    served(user_id="ann", query=QUESTION)
+    assert len(dspy.settings.trace or ()) == before and not offline.history and not served.history
+    with dspy.context(trace=[]):  # an optimizer's
+        served(user_id="ann", query=QUESTION)
+        assert dspy.settings.trace
 
 
 def test_a_pickled_one_holds_the_address_of_its_memory_and_no_text_of_users_and_no_key(
@@ -139,6 +163,12 @@ def test_mlflow_serves_two_users_over_http(logged: str, tmp_path: Path) -> None:
             request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, headers)
             with urllib.request.urlopen(request, timeout=120) as reply:
                 assert json.load(reply)["predictions"]["answer"] == tag
+        for nobody in (None, ""):
+            body = json.dumps({"inputs": {"user_id": nobody, "query": QUESTION}}).encode()
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, headers)
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=120)
+            assert refused.value.code == 400 and b"user_id" in refused.value.read()
     finally:
         os.killpg(server.pid, 15)
         server.wait(60)

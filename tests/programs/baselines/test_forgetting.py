@@ -46,6 +46,8 @@ def test_the_curve_begins_at_one_and_takes_no_nonsense() -> None:
     for days, strength in ((-1, 1), (1, 0), (1, -2), (math.nan, 1)):
         with pytest.raises(InputError, match="days must be from 0 and strength above 0"):
             retention(days, strength)
+    with pytest.raises(InputError, match="curve must be one of paper, published, but got 'flat'"):
+        retention(1, 1, "flat")  # type: ignore[arg-type]
 
 
 # -- time -----------------------------------------------------------------------------------------
@@ -63,6 +65,24 @@ def test_the_clock_of_days_counts_days_and_asks_on_the_last() -> None:
     assert [day - when[0] for day in when] == [0, 31, 58, 59, 59]
     with pytest.raises(InputError, match="'i0' of 'ann' has no date: use the clock 'items'"):
         moments(history(1, [""]), "days")
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"curve": "flat"}, "curve must be one of paper, published, but got 'flat'"),
+        ({"clock": "years"}, "clock must be one of items, days, but got 'years'"),
+        ({"items_per_day": 0}, "items_per_day must be an integer from 1, but got 0"),
+        ({"memories": -1}, "memories must be an integer from 0, but got -1"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_even_of_an_empty_history(options: dict[str, Any], rule: str) -> None:
+    for count in (0, 2):
+        with pytest.raises(InputError, match=rule):
+            remembered(history(count), unlike(count), **{"memories": 1, **options})
+    for name in options.keys() & {"clock", "items_per_day"}:
+        with pytest.raises(InputError, match=rule):
+            moments([], **{"clock": "items", name: options[name]})
 
 
 # -- what is remembered ---------------------------------------------------------------------------

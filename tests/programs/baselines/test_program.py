@@ -16,6 +16,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.adapters.chat_adapter import field_header_pattern
+from dspy.utils.exceptions import AdapterParseError
 
 from personaagent.programs.agent import PersonaAgent
 from personaagent.programs.baselines import BASELINES, RAG, Baseline, Handle, Setup, make_baseline
@@ -113,6 +114,27 @@ def test_a_signature_with_a_field_of_the_methods_own_is_refused(store: MemorySto
         RAG("query, records -> response", store)
     with pytest.raises(InputError, match="memories must be an integer from 0, but got -1"):
         RAG("query -> response", store, -1)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("max_iters", [0, -1, True, "2"])
+def test_a_calls_max_iters_is_at_least_one(setup: Setup, scripted: Any, name: str, max_iters: Any) -> None:
+    lm, engine = scripted()
+    with dspy.context(lm=lm):
+        handle = handle_of(name, setup)
+        engine.calls.clear()
+        with pytest.raises(InputError, match="max_iters must be an integer from 1"):
+            handle(query="q?", max_iters=max_iters)
+        with pytest.raises(InputError, match="max_iters must be an integer from 1"):
+            asyncio.run(handle.acall(query="q?", max_iters=max_iters))
+    assert not engine.calls
+
+
+@pytest.mark.parametrize("name", ["pag", "no-persona"])
+def test_a_profile_that_cannot_be_read_is_an_error(setup: Setup, scripted: Any, name: str) -> None:
+    lm, _ = scripted(lambda call: "no field at all")
+    with dspy.context(lm=lm), pytest.raises(AdapterParseError):
+        make_baseline(name, setup).learn("ann", setup.memory.interactions("ann"))
 
 
 def test_an_unknown_baseline_is_named_with_those_there_are(setup: Setup) -> None:

@@ -26,7 +26,7 @@ from dspy.utils.exceptions import (
     LMUnsupportedModelError,
 )
 
-from personaagent.programs.errors import BudgetError
+from personaagent.programs.errors import BudgetError, InputError
 from personaagent.programs.lm.endpoint import (
     CALLS_TO_OPEN,
     MAX_WAIT_SECONDS,
@@ -142,6 +142,20 @@ def test_a_transient_failure_is_asked_again_after_waits_that_double(error: LMErr
 
 def test_waits_differ_between_calls_so_that_they_do_not_come_back_together() -> None:
     assert len({Patience().wait_seconds(3) for _ in range(20)}) > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        *(("timeout_seconds", value, "must be above 0") for value in (0, -1, math.nan)),
+        ("num_retries", -1, "cannot be negative"),
+        *(("retry_wait_seconds", value, "must be from 0") for value in (-1, math.nan)),
+    ],
+)
+def test_patience_out_of_range_is_refused(name: str, value: float, rule: str) -> None:
+    settings: dict[str, Any] = {name: value}
+    with pytest.raises(InputError, match=f"{name} {rule} but got {value}"):
+        Patience(**settings)
 
 
 def test_after_the_last_retry_the_failure_is_the_callers() -> None:

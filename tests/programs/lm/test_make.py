@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import subprocess
@@ -98,6 +99,23 @@ def test_the_offline_reader_has_no_endpoint() -> None:
 def test_a_timeout_that_is_not_above_zero_is_refused(model: str, seconds: float) -> None:
     with pytest.raises(InputError, match=f"timeout_seconds must be above 0 but got {seconds}"):
         make_lm(model, timeout_seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "rule"),
+    [
+        ("retry_wait_seconds", -1, "retry_wait_seconds must be from 0 but got -1"),
+        ("retry_wait_seconds", math.nan, "retry_wait_seconds must be from 0 but got nan"),
+        ("temperature", -9, "temperature must be from 0 but got -9"),
+        ("temperature", math.nan, "temperature must be from 0 but got nan"),
+        ("temperature", math.inf, "temperature must be from 0 but got inf"),
+    ],
+)
+@pytest.mark.parametrize("model", ["offline", "openai/test"])
+def test_a_setting_out_of_range_is_refused(model: str, setting: str, value: float, rule: str) -> None:
+    settings: dict[str, Any] = {setting: value}
+    with pytest.raises(InputError, match=rule):
+        make_lm(model, **settings)
 
 
 def test_making_an_lm_sends_nothing(server: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from personaagent.programs.errors import InputError
 from personaagent.programs.lm.meter import Meter
 from personaagent.programs.lm.slots import Slots
 
@@ -52,6 +54,16 @@ def test_a_raised_limit_lets_in_at_once_who_waits() -> None:
         for future in futures:
             future.result()
     assert slots.held == 0
+
+
+@pytest.mark.parametrize("limit", [0, -1, 0.5, math.nan])
+def test_a_limit_that_lets_nobody_in_is_refused(limit: float) -> None:
+    with pytest.raises(InputError, match=f"limit must be at least 1 but got {limit}"):
+        Slots(limit)
+    slots = Slots(2)
+    with pytest.raises(InputError, match=f"limit must be at least 1 but got {limit}"):
+        slots.limit = limit
+    assert slots.limit == 2
 
 
 def test_a_task_that_is_cancelled_in_the_queue_leaves_it() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy import lm15
-from dspy.utils.exceptions import ContextWindowExceededError
+from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
 from personaagent.programs.errors import InputError
 from personaagent.programs.interaction import Interaction
@@ -114,6 +114,16 @@ def test_a_history_whose_newest_do_not_fit_fails_as_what_it_is(scripted: Any) ->
         with pytest.raises(ContextWindowExceededError):
             asyncio.run(SemanticMemory().acall(history(1)))
     assert len(engine.calls) == 1 + MAX_HALVINGS + 1, "one interaction has no newer half"
+
+
+def test_a_profile_that_cannot_be_read_is_no_empty_one(scripted: Any) -> None:
+    lm, engine = scripted(lambda call: "Likes tea, I would say.")
+    with dspy.context(lm=lm):
+        with pytest.raises(AdapterParseError, match="Likes tea"):
+            SemanticMemory()(history(1))
+        assert len(engine.calls) == 2, "asked again for JSON"
+        with pytest.raises(AdapterParseError, match="Likes tea"):
+            asyncio.run(SemanticMemory().acall(history(1)))
 
 
 def test_text_of_a_user_is_no_protocol_in_the_prompt(scripted: Any) -> None:
