@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import dspy
@@ -47,26 +48,29 @@ def make_lm(
             were recorded in FILE, under its name (see `Replay`, which also has the other LMs of that file).
         api_base: address of an OpenAI-compatible server. Keys come from the environment only; a server
             that needs none is sent a placeholder.
-        temperature: of sampling. Default: 0.1, the paper's (App. F); of a replay, the recorded one. The offline reader
-            does not sample.
+        temperature: of sampling, from 0. Default: 0.1, the paper's (App. F); of a replay, the recorded one. The
+            offline reader does not sample.
         timeout_seconds: of one attempt, slow bodies included; above 0.
-        retry_wait_seconds: before the first of at most 5 retries of a transient failure; it doubles each time.
+        retry_wait_seconds: before the first of at most 5 retries of a transient failure, from 0; it doubles each
+            time.
         meter: what all LMs of a run share: its account, and what is known of each endpoint. Default: one of
-            its own.
-        encoder: of the offline reader.
+            its own. What its cap refuses is DSPy's `LMUnexpectedError`, whose cause is a `BudgetError`.
+        encoder: of the offline reader; see `load_encoder`.
         recording: where every answer, and every error for good, is kept before it is used. Default: nowhere.
 
     DSPy's cache is off: its key ignores the endpoint, and its hits report no usage. A program that carries
     this LM saves it without meter and key; it loads with DSPy's `allow_unsafe_lm_state=True`, on a new meter.
 
     Raises:
-        InputError: on an unknown provider, an api_base that is no URL, a setting the model refuses, or a FILE that
-            cannot be replayed.
+        InputError: on an unknown provider, or one whose key is missing from the environment; an api_base that is no
+            URL, or holds a password; a value out of range, or one the model refuses; an api_base or a recording
+            where there can be none; or a FILE that cannot be replayed (see `Replay.lm`).
         StoreError: if the recording cannot be written.
     """
     meter = meter or Meter()
-    if not timeout_seconds > 0:  # so that NaN is refused, too
-        raise InputError(f"timeout_seconds must be above 0 but got {timeout_seconds}")
+    patience = Patience(timeout_seconds, NUM_RETRIES, retry_wait_seconds)
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise InputError(f"temperature must be from 0 but got {temperature}")
     if model.startswith(PREFIX):
         if api_base:
             raise InputError("a recording has no endpoint: drop --api-base")
@@ -95,12 +99,20 @@ def make_lm(
         inner = dspy.LM(model, cache=False, num_retries=0, temperature=temperature, **address)
         check_provider(inner, needs_key=api_base is None)
         endpoint = meter.endpoint(api_base or model.partition("/")[0])
-        parts = (inner, endpoint, meter, Patience(timeout_seconds, NUM_RETRIES, retry_wait_seconds))
+        parts = (inner, endpoint, meter, patience)
         return _lm(model, EndpointEngine(*parts), AsyncEndpointEngine(*parts), temperature, recording)
     except InputError:
         raise
     except (LMError, ValueError, TypeError) as error:
         raise InputError(f"the LM {model!r} cannot be used: {error}") from error
+
+
+class MeteredLM(dspy.LM):
+    """What `make_lm` makes. It leaves its history behind when it is pickled, as MLflow pickles DSPy's LM with every
+    model."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "history": []}
 
 
 def _lm(
@@ -114,7 +126,7 @@ def _lm(
     if recording is not None:
         engines["engine"] = RecordingEngine(engine, recording)
         engines["async_engine"] = AsyncRecordingEngine(async_engine, recording)
-    lm = dspy.LM(model, **engines, temperature=temperature, cache=False, num_retries=0)
+    lm = MeteredLM(model, **engines, temperature=temperature, cache=False, num_retries=0)
     if recording is not None:
         recording.add_lm(model, temperature)
     return lm

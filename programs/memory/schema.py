@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,12 @@ def make_engine(url: str, lock_timeout_seconds: float) -> sa.Engine:
         connection.execute("PRAGMA secure_delete=ON")
 
     return engine
+
+
+def file_of(url: str) -> Path | None:
+    """The file that a URL of SQLite names; None for one in memory, and for SQLite's own URIs."""
+    name = sa.make_url(url).database or ""
+    return None if in_memory(url) or name.startswith("file:") else Path(name)
 
 
 def in_memory(url: str) -> bool:

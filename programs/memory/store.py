@@ -86,7 +86,7 @@ class Snapshot(NamedTuple):
 
     interactions: list[Interaction]
     vectors: np.ndarray[Any, np.dtype[np.float32]]
-    """float32, shape (len(interactions), dimension)."""
+    """float32, shape (len(interactions), dimension); (0, 0) without interactions."""
 
 
 class MemoryStore:
@@ -133,6 +133,9 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._closed = False
         self._engine = schema.make_engine(url, lock_timeout_seconds)
+        file = schema.file_of(url)
+        # Of a relative path what it means here and now, as SQLAlchemy takes it, too.
+        self._address = f"sqlite:///{file.absolute()}" if file else url
         try:
             with self._explained("opened"):
                 schema.open_schema(self._engine, url, lock_timeout_seconds)
@@ -229,7 +232,11 @@ class MemoryStore:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder of this store's vectors."""
+        """The encoder of this store's vectors.
+
+        Raises:
+            EncoderError: as `load_encoder`, if it was given by name.
+        """
         if isinstance(self._encoder, str):
             self._encoder = load_encoder(self._encoder)
         return self._encoder
@@ -354,12 +361,18 @@ class MemoryStore:
                 f"file (sqlite:///memory.db), or save the program's state only (program.save('program.json'))."
             )
         return {
-            "url": self.url,
+            "url": self._address,
             "encoder": self._encoder_to_pickle(),
             "lock_timeout_seconds": self.lock_timeout_seconds,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        file = schema.file_of(state["url"])
+        if file is not None and not file.is_file():
+            raise StoreError(
+                f"{state['url']}: the store of a pickled program is not there. An empty one in its place would know "
+                f"nothing of any user: bring the file back, or give the program the store's new place and log it again."
+            )
         self.__init__(**state)  # type: ignore[misc]
 
     def _encoder_to_pickle(self) -> str | Encoder:

@@ -72,20 +72,25 @@ class Wikipedia:
     A page that does not exist is an answer, not a failure. What the site answered is kept and not asked again,
     nor is a topic that another thread is just asking: its answer, or failure, is this question's, too.
 
-    Thread safe. A deep copy is the object itself, so that all agents share one session and one breaker.
+    Thread safe. A deep copy is the object itself, so that all agents share one session and one breaker. Pickled, it
+    is its settings alone: without answers, `answers`, `given` and `clock`.
 
     Args:
         url: the `api.php` of a MediaWiki; it fixes the language. A user and password in it are not logged.
-        user_agent: Wikimedia refuses agents that do not say who runs them: put your own contact in it.
+        user_agent: a line of ASCII. Wikimedia refuses agents that do not say who runs them: put your own contact in
+            it. Default: `personaagent/VERSION` and the paper's address.
         timeout_seconds: for one question with all its requests, above 0 and at most 3600.
         max_chars: longest summary, at least 80; longer ones are cut after a sentence.
         failures_to_open: at least 1.
-        open_seconds: above 0.
+        open_seconds: above 0 and finite.
         answers: where answers are kept, those that say that there is no such page included. Default: the 256
             that were used last, for as long as the tool lives.
         given: is told topic and text of every answer before it is used, also that the site is not available; what it
             raises, the question raises.
         clock: seconds for the breaker only; timeouts are real time.
+
+    Raises:
+        InputError: on a value out of range.
     """
 
     def __init__(
@@ -109,6 +114,7 @@ class Wikipedia:
         _check("open_seconds", open_seconds, 0 < open_seconds < math.inf, "above 0 and finite", 60.0)
         self.__name__, self.__doc__ = "wikipedia", DESCRIPTION  # what DSPy shows of a bare callable
         self._url, self._user_agent = url, user_agent
+        self._breaker_settings = {"failures_to_open": failures_to_open, "open_seconds": open_seconds}
         self._timeout_seconds, self._max_chars = timeout_seconds, max_chars
         self._breaker = Breaker(failures_to_open, open_seconds, clock)
         self._lock = threading.Lock()
@@ -160,6 +166,14 @@ class Wikipedia:
 
     def __deepcopy__(self, memo: object) -> Wikipedia:
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        asked = {"url": self._url, "user_agent": self._user_agent}
+        limits = {"timeout_seconds": self._timeout_seconds, "max_chars": self._max_chars}
+        return {**asked, **limits, **self._breaker_settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     @property
     def requests_sent(self) -> int:

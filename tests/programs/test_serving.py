@@ -22,7 +22,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from personaagent.programs import Interaction, MemoryStore, Persona, PersonaAgent
+from personaagent.programs import Interaction, MemoryStore, Persona, PersonaAgent, Wikipedia
 from personaagent.programs.errors import InputError
 from personaagent.programs.lm.make import make_lm
 from personaagent.programs.lm.meter import Meter
@@ -102,6 +102,10 @@ def test_a_pickled_one_holds_the_address_of_its_memory_and_no_text_of_users_and_
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-that-is-secret")
     lm = make_lm("openai/some", api_base="http://127.0.0.1:9/v1", meter=Meter(7, 2))
+    with dspy.context(lm=offline):
+        served.program.for_user("ann")(query=QUESTION)
+    assert offline.history
+    assert b"by night" not in cloudpickle.dumps(offline) and not pickle.loads(cloudpickle.dumps(offline)).history
     data = cloudpickle.dumps((served, lm))
     for text in (b"by night", b"Serve ann", b"sk-a-key"):
         assert text not in data
@@ -109,6 +113,12 @@ def test_a_pickled_one_holds_the_address_of_its_memory_and_no_text_of_users_and_
     assert [again(user_id=user, query=QUESTION).answer for user in LIKES] == list(LIKES.values())
     assert (lm.model, lm.engine._meter.max_calls, lm.engine._meter.max_in_flight) == ("openai/some", 7, 2)
     assert lm.engine._endpoint is lm.engine._meter.endpoint("http://127.0.0.1:9/v1")
+
+
+def test_one_with_the_librarys_own_tools_can_be_pickled(store: MemoryStore, offline: Any) -> None:
+    served = Served(PersonaAgent("query -> answer", memory=store, tools=[Wikipedia(user_agent="lab/1")]))
+    again = pickle.loads(cloudpickle.dumps(served))
+    assert again.program.tool_names == ("recall", "wikipedia")
 
 
 @pytest.fixture

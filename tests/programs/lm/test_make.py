@@ -302,7 +302,7 @@ def test_a_program_with_its_own_lm_is_saved_without_the_key_and_loads_where_that
     program.save(file)
     assert "sk-secret" not in file.read_text()
     loaded = dspy.Predict("question -> answer")
-    with pytest.raises(ValueError, match="Refusing to import custom serialized engine"):
+    with pytest.raises(ValueError, match="Refusing to import custom serialized LM class"):
         loaded.load(file)
     loaded.load(file, allow_unsafe_lm_state=True)
     with metering() as usage:
@@ -323,7 +323,7 @@ def test_a_program_with_the_offline_reader_is_saved_and_loads_where_that_is_allo
     file = tmp_path / "program.json"
     program.save(file)
     loaded = dspy.Predict("question -> answer")
-    with pytest.raises(ValueError, match="Refusing to import custom serialized engine"):
+    with pytest.raises(ValueError, match="Refusing to import custom serialized LM class"):
         loaded.load(file)
     loaded.load(file, allow_unsafe_lm_state=True)
     assert loaded.lm.dump_state() == program.lm.dump_state()

@@ -368,6 +368,23 @@ def test_an_unpickled_store_opens_the_same_file(file: Path, library: Any) -> Non
     loaded.close()
 
 
+def test_a_pickled_store_of_a_relative_path_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = MemoryStore("sqlite:///memory.db", Fixed([1, 0, 0, 0]))
+    store.add([event("1")])
+    monkeypatch.chdir("elsewhere")
+    data = pickle.dumps(store)
+    assert pickle.loads(data).count("ann") == 1 and not list(Path().iterdir())
+    store.close()
+    (tmp_path / "memory.db").rename(tmp_path / "moved.db")
+    with pytest.raises(StoreError, match=r"memory\.db: the store of a pickled program is not there"):
+        pickle.loads(data)
+    assert not (tmp_path / "memory.db").exists()
+
+
 def test_a_pickle_names_its_encoder_and_holds_no_weights(file: Path) -> None:
     by_name = MemoryStore(url_of(file), "auto")
     shared = MemoryStore(url_of(file), load_encoder("some/model"))

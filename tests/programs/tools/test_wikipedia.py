@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import random
 import re
 import socketserver
@@ -17,6 +18,7 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import cloudpickle
 import dspy
 import pytest
 from dspy.utils import DummyLM
@@ -345,3 +347,18 @@ def test_a_wrong_setting_is_refused_with_rule_value_and_remedy(name: str, value:
     message = str(caught.value)
     assert message.startswith(f"{name} must be ")
     assert repr(value) in message and f"Pass, for example, {name}=" in message
+
+
+@pytest.mark.parametrize("library", [pickle, cloudpickle])
+def test_a_pickle_is_the_settings(library: Any) -> None:
+    given = {"url": "https://wiki.example.org/w/api.php", "user_agent": "lab/1", "timeout_seconds": 3.0}
+    made = Wikipedia(**given, max_chars=99, failures_to_open=2, open_seconds=5.0, answers={"Fog": "Fog: «a cloud»"})
+    data = library.dumps(made.as_tool())
+    assert b"a cloud" not in data
+    again = pickle.loads(data).func
+    assert (
+        again.__getstate__()
+        == made.__getstate__()
+        == {**given, "max_chars": 99, "failures_to_open": 2, "open_seconds": 5.0}
+    )
+    assert again.requests_sent == 0
