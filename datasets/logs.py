@@ -129,7 +129,8 @@ def open_logs(path: Path, columns: Mapping[str, str] | None = None, labels: Sequ
         labels: the possible answers; none: free text.
 
     Raises:
-        InputError: if the file cannot be read, or a row is wrong: which line, which column, what it holds.
+        InputError: if the file cannot be read, or a row is wrong: which line, which column, what it holds; if the
+            labels are wrong (see `log_task`), there is no row, or no user has two.
     """
     task = log_task(labels)
     try:
@@ -156,7 +157,7 @@ def users_from_dataset(
     """As `open_logs`, from a `datasets.Dataset`. A `ClassLabel` is its name.
 
     Raises:
-        InputError: if a row is wrong.
+        InputError: as `open_logs`.
     """
     return _users(_numbered(dataset, f"{name}: row"), log_task(labels), columns, name)
 

@@ -47,6 +47,7 @@ def open_source(
 
     Raises:
         InputError: if the data are missing or wrong.
+        StoreError: if the cache of LaMP's files cannot be written.
     """
     check_task(name)
     if data is not None:

@@ -323,6 +323,9 @@ def sample_users(data_seed: int = 0, users: int = 24) -> list[SampleUser]:
     Args:
         data_seed: any integer.
         users: at least 1.
+
+    Raises:
+        InputError: on a value out of range.
     """
     _check_integer("data_seed", data_seed)
     _check_integer("users", users)
@@ -332,7 +335,11 @@ def sample_users(data_seed: int = 0, users: int = 24) -> list[SampleUser]:
 
 
 def habits(data_seed: int, user: int) -> Habits:
-    """The habits of the sample user number `user` (from 0); `NOISE` aside, they explain every tag."""
+    """The habits of the sample user number `user` (from 0); `NOISE` aside, they explain every tag.
+
+    Raises:
+        InputError: if a value is no integer, or `user` is negative.
+    """
     _check_integer("data_seed", data_seed)
     _check_integer("user", user)
     if user < 0:
@@ -341,7 +348,11 @@ def habits(data_seed: int, user: int) -> Habits:
 
 
 def theme_of(text: str) -> str:
-    """The theme that a sample description, or a question holding one, was drawn from."""
+    """The theme that a sample description, or a question holding one, was drawn from.
+
+    Raises:
+        InputError: if the text holds no such description.
+    """
     for name, theme in _THEMES.items():
         if any(turn in text for turn in theme.fragments["turn"]):
             return name

@@ -34,14 +34,20 @@ class Source(Protocol):
         """Every user, in the source's order. A history may depend on the queries that are asked after it."""
 
     def user(self, user_id: str, queries_per_user: int | None = None) -> User:
-        """A user, with history and the first so many queries."""
+        """A user, with history and the first so many queries.
+
+        Raises:
+            InputError: if there is no such user, or what the source has of this one is wrong.
+            StoreError: if what is kept of the source cannot be read.
+        """
 
 
 def chosen_users(source: Source, selection: Selection) -> list[User]:
     """The users of a selection.
 
     Raises:
-        InputError: if there is none with a query, or a query has no gold to score by.
+        InputError: if there is none with a query, or a query has no gold to score by; and as `Source.user`.
+        StoreError: as `Source.user`.
     """
     ids = choose(source.sizes(selection.queries_per_user), selection)
     if not ids:
@@ -71,8 +77,15 @@ class UserTable:
         return [UserSize(user.user_id, len(user.history), len(user.queries)) for user in self.users]
 
     def user(self, user_id: str, queries_per_user: int | None = None) -> User:
-        user = next(user for user in self.users if user.user_id == user_id)
+        user = next((user for user in self.users if user.user_id == user_id), None)
+        if user is None:
+            raise no_such_user(self.where, user_id)
         return replace(user, queries=user.queries[:queries_per_user])
+
+
+def no_such_user(where: str, user_id: str) -> InputError:
+    """The error that says so."""
+    return InputError(f"{where}: there is no user {user_id!r}; `sizes` names those there are")
 
 
 def leaked_queries(users: Iterable[User]) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 
 class PersonaAgentError(Exception):
-    """Base class of every error this package raises on purpose."""
+    """Base class of the errors that this package raises on purpose, but for those of LM calls: DSPy's `LMError`."""
 
 
 class InputError(PersonaAgentError, ValueError):
@@ -10,7 +10,10 @@ class InputError(PersonaAgentError, ValueError):
 
 
 class StoreError(PersonaAgentError):
-    """The memory store cannot be opened, read or written as asked. Nothing that was stored is lost."""
+    """The memory store, or another file that is kept, cannot be opened, read or written as asked.
+
+    But for `DamagedStoreError`, nothing that was stored is lost.
+    """
 
 
 class DamagedStoreError(StoreError):
@@ -22,4 +25,7 @@ class EncoderError(PersonaAgentError):
 
 
 class BudgetError(PersonaAgentError):
-    """A call would exceed the cap on LM calls. It was not sent."""
+    """A call would exceed the cap on LM calls. It was not sent.
+
+    From an LM it comes as the cause of DSPy's `LMUnexpectedError`.
+    """

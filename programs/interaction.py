@@ -29,15 +29,16 @@ def normalise_timestamp(value: str | int | datetime) -> str:
     """A timestamp as text whose alphabetical order is the order in time.
 
     Args:
-        value: ISO 8601 text (a year, a month, a date or a date with time), a year as an integer, or a
-            `datetime`. Times with an offset are converted to UTC; those without are taken as UTC.
+        value: ISO 8601 text (a year, a month, a date or a date with time), a year of four digits as an integer,
+            or a `datetime`. Times with an offset are converted to UTC; those without are taken as UTC.
 
     Returns:
         `YYYY`, `YYYY-MM`, `YYYY-MM-DD` or `YYYY-MM-DDTHH:MM:SS.ffffffZ`. The empty string stays as it
         is: an unknown time, before all known ones.
 
     Raises:
-        InputError: if the text is not ISO 8601 or names no real date.
+        InputError: if the value is of another type, or the text not ISO 8601, if it names no real date, or a time
+            that is before year 1 or after year 9999 in UTC.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | datetime):
         raise InputError(f"timestamp must be ISO 8601 text, a year or a datetime, but got {value!r}")
@@ -73,9 +74,9 @@ class Interaction:
     Interactions of a user are totally ordered by (timestamp, ordinal): most timestamps in real data tie.
 
     Raises:
-        InputError: on an empty user_id, id or query, a response or text that is not text, half of a
-            surrogate pair in any of them, a timestamp that is not ISO 8601, or an ordinal that is negative
-            or over 63 bits.
+        InputError: on an empty user_id, id or query, a response or text that is not text, metadata that is no
+            mapping, half of a surrogate pair in any of them, a timestamp that `normalise_timestamp` refuses, or an
+            ordinal that is no integer from 0 to 2**63 - 1.
     """
 
     user_id: str
@@ -109,6 +110,8 @@ class Interaction:
             )
         if self.ordinal is not None and not 0 <= self.ordinal < 2**63:
             raise InputError(f"Interaction.ordinal must be from 0 to 2**63 - 1 but got {self.ordinal} (id {self.id!r})")
+        if not isinstance(self.metadata, Mapping):
+            raise InputError(f"Interaction.metadata must be a mapping, but got {self.metadata!r} (id {self.id!r})")
         object.__setattr__(self, "timestamp", normalise_timestamp(self.timestamp))
         object.__setattr__(self, "text", self.text or self.query)
         object.__setattr__(self, "metadata", MappingProxyType({str(k): str(v) for k, v in self.metadata.items()}))

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from personaagent.programs.errors import InputError
+
 if TYPE_CHECKING:
     import dspy
 
@@ -68,8 +70,9 @@ def defuse(text: str) -> str:
     DSPy's field markers lose their shape (`[[ ## answer ## ]]` becomes `[[ # # answer # # ]]`), and so do its
     markers of typed content, the tokens of chat templates (`< |im_start|>`) and our persona delimiters
     (`</persona>` becomes `(/persona)`). Line ends of every kind become newlines, tabs spaces; control and
-    bidirectional-override characters are dropped. Other text stays as it is, to the character. Idempotent,
-    and linear in the length of the text.
+    bidirectional-override characters are dropped, and so are halves of surrogate pairs and the invisible tag
+    characters, but for those of flags. Other text stays as it is, to the character. Idempotent, and linear in the
+    length of the text.
     """
     if _SURROGATE.search(text):  # halves of a pair are joined; what has no other half no provider accepts
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
@@ -128,7 +131,13 @@ def written(value: object) -> str:
 
 
 def shorten(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
-    """At most `max_chars` characters, cut after a sentence where one ends in the last half, else at a word."""
+    """At most `max_chars` characters, cut after a sentence where one ends in the last half, else at a word.
+
+    Raises:
+        InputError: if `max_chars` is below 1.
+    """
+    if max_chars < 1:
+        raise InputError(f"max_chars must be at least 1 but got {max_chars}")
     if len(text) <= max_chars:
         return text
     cut = text[: max_chars - 1]
@@ -140,7 +149,7 @@ def shorten(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
 
 
 def one_line(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
-    """The defused text on one line, white space folded."""
+    """The defused text on one line, white space folded; of at most `max_chars` characters, as `shorten` cuts it."""
     return shorten(" ".join(defuse(text).split()), max_chars)
 
 

@@ -36,8 +36,9 @@ def convert(source: LampSource, to: Path, layout: Layout, split: str = "dev") ->
         The files.
 
     Raises:
-        InputError: if they exist already, or the layout has another name.
-        StoreError: if they cannot be written; then none is there.
+        InputError: if they exist already, or the layout has another name; if no user has a query (`official`), a
+            query has no gold (`oppu`), or a text holds half of a surrogate pair.
+        StoreError: if they cannot be written, or the source's cache is damaged; then none is there.
     """
     if layout == "oppu":
         folder = to / source.task.folder

@@ -169,6 +169,7 @@ def print_description(folder: Path, console: Console, split: str | None = None, 
 
     Raises:
         InputError: if there is none, or a file is wrong.
+        StoreError: if the cache of the files cannot be read or written.
     """
     names = [task_named(task).name] if task else list(TASKS)
     found = list(_found(folder, names, [split] if split else list(SPLITS), known=task is not None))

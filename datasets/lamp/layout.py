@@ -47,7 +47,7 @@ def find_files(folder: Path, task: LampTask, split: str = "dev") -> Files:
     try:
         if not folder.is_dir():
             said = "is a file" if folder.exists() else "no such folder"
-            raise InputError(f"{folder}: {said}; --data takes a folder of LaMP files, see README")
+            raise InputError(f"{folder}: {said}; --data takes a folder of LaMP files, see docs/lamp.md")
     except OSError as error:
         raise unreadable(folder, error) from None
     if not os.access(folder, os.R_OK | os.X_OK):

@@ -68,7 +68,11 @@ def stream(path: Path, prefix: str) -> Iterator[Any]:
 
 
 def first_kind(path: Path) -> str:
-    """What the outermost value of a file is, in words; "" for an empty file."""
+    """What the outermost value of a file is, in words; "" for an empty file.
+
+    Raises:
+        InputError: if it cannot be read, or is plainly something else than JSON.
+    """
     with open_data(path, "reading") as file:
         while chunk := file.read(_SHOWN):
             if start := chunk.lstrip():

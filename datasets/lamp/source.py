@@ -18,7 +18,7 @@ from personaagent.datasets.lamp.oppu import checked_rows, oppu_rows
 from personaagent.datasets.lamp.records import file_digest
 from personaagent.datasets.lamp.tasks import LAMP_1, LampTask
 from personaagent.datasets.selection import UserSize
-from personaagent.datasets.source import UserTable
+from personaagent.datasets.source import UserTable, no_such_user
 from personaagent.datasets.task import Query, User
 from personaagent.programs.errors import InputError
 
@@ -79,7 +79,11 @@ class LampSource:
         return found
 
     def user(self, user_id: str, queries_per_user: int | None = None) -> User:
-        """A user, with history and the first so many queries. See `record`."""
+        """A user, with history and the first so many queries. See `record`, also for what it raises.
+
+        Raises:
+            InputError: also if an item is wrong, or LaMP-1's references cannot be drawn.
+        """
         record = self.record(user_id, queries_per_user)
         items: list[dict[str, Any]] = list(record.items)
         if self.task is LAMP_1:
@@ -101,7 +105,13 @@ class LampSource:
 
         Where each question has a profile of its own, as in the time-based split, the items are what all of the asked
         ones have: no question sees what came after it.
+
+        Raises:
+            InputError: if there is no such user.
+            StoreError: if the cache is damaged.
         """
+        if user_id not in self._rows_of:
+            raise no_such_user(self.where, user_id)
         rows = list(self.table.rows(_asked(self._rows_of[user_id], queries_per_user)))
         common = set.intersection(*({str(item["id"]) for item in row.items} for row in rows))
         # Of the shortest: should an item differ between them, as it was earliest.

@@ -58,6 +58,11 @@ def run_study(options: Any) -> int:
     """Run a study from its options to its files; the exit code.
 
     0: all done. 1: samples failed or wait for another run. 130: interrupted.
+
+    Raises:
+        InputError: if the options, the data, OUT or the tracking URI are wrong, or an LM refuses all calls.
+        StoreError: if OUT's files, the recording or the cache of the data cannot be read or written.
+        EncoderError: if the encoder cannot be had.
     """
     from rich.console import Console
 

@@ -2,8 +2,9 @@
 
 `differences` measures every pair, `judge` corrects for their number and marks them, `compare` does both:
 
-    verdicts = compare({"rag": {("ann", "q1"): 1.0, ...}, "prompt": {("ann", "q1"): 0.0, ...}})
-    [v for v in verdicts if v.separable]
+    users = [f"user {number}" for number in range(8)]
+    verdicts = compare({"rag": {(user, "q1"): 1.0 for user in users}, "prompt": {(user, "q1"): 0.0 for user in users}})
+    [v.difference.first for v in verdicts if v.separable]  # ["rag"]
 
 **What is weighted how.** Every query that both methods answered weighs the same, as in the score of a table, so a user
 weighs by the number of these queries: the estimate is the difference of the two methods' means over them. The interval
@@ -54,7 +55,8 @@ class Difference:
     unpaired: int
     """Queries that only one of the two answered: left out."""
     interval: Interval
-    """Mean difference and its user-clustered t interval. No bounds (NaN) under two users; all NaN without a query."""
+    """Mean difference and its user-clustered t interval. No bounds (NaN) under two users, or where a difference is
+    infinite or too large to be squared; all NaN without a query."""
     spread: float
     """Standard error times sqrt(users): where users have equally many queries, the standard deviation of their mean
     differences. NaN where there are no bounds."""
@@ -80,7 +82,7 @@ class Verdict:
 def compare(
     scores: Mapping[str, Scores[Question]], alpha: float = 0.05, seed: int = 0, correction: Correction = "G-1"
 ) -> tuple[Verdict, ...]:
-    """Every pair of methods of one table: `judge` over `differences`, which see."""
+    """Every pair of methods of one table: `judge` over `differences`, which see, also for what they raise."""
     return judge(differences(scores, alpha, seed, correction), alpha)
 
 

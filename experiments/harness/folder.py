@@ -20,7 +20,11 @@ OWN_FILES = (
 
 @contextmanager
 def made_anew(database: Path) -> Iterator[None]:
-    """To what is said of damage within the block, the remedy that only a study has."""
+    """To what is said of damage within the block, the remedy that only a study has.
+
+    Raises:
+        StoreError: in place of the block's `DamagedStoreError`.
+    """
     try:
         yield
     except DamagedStoreError as error:

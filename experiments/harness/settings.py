@@ -32,7 +32,11 @@ DEFAULT_TRACKING = "sqlite:///runs/mlflow.db"
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """Everything a script was asked for. `identity` is what two runs under one OUT must share."""
+    """Everything a script was asked for. `identity` is what two runs under one OUT must share.
+
+    Raises:
+        InputError: on a value out of range, settings that exclude each other, or a password in an address.
+    """
 
     script: str
     tasks: tuple[str, ...]

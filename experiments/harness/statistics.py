@@ -34,7 +34,10 @@ _BLOCK = 8
 
 
 class Interval(NamedTuple):
-    """An estimate and its interval. The bounds are NaN if there are fewer than two users."""
+    """An estimate and its interval.
+
+    The bounds are NaN if there are fewer than two users, or a value is infinite or too large to be squared.
+    """
 
     estimate: float
     low: float
@@ -46,7 +49,8 @@ class ClusteredError(NamedTuple):
 
     mean: float
     error: float
-    """Standard error, in the values' unit. NaN if there are fewer than two users."""
+    """Standard error, in the values' unit. NaN if there are fewer than two users, or a value is infinite or too large
+    to be squared."""
     users: int
     freedom: float
     """Degrees of freedom of its t distribution, from 0 to G - 1."""

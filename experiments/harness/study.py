@@ -52,6 +52,7 @@ class Study:
 
     Raises:
         InputError: if the options do not fit the data or OUT, before any work is done.
+        StoreError: if OUT's files cannot be read or written.
     """
 
     def __init__(self, options: StudyOptions) -> None:

@@ -1,7 +1,7 @@
 """Tables of a report: rows of cells grouped by task and LM, seeds put together, and every pair of rows judged.
 
-made = tables(rows, {"lamp-2m": TaskInfo("LaMP-2M, ...", ("accuracy", "f1"), True, 20, 60, "sample users")})
-made[0].lines, made[0].verdicts, pairs_csv(made)
+`tables` makes a `Table` of each task and LM out of rows (`results.row` makes one of each cell) and a `TaskInfo` of each
+task; `Table.lines` and `Table.verdicts` are what a report prints, `pairs_csv` writes the pairs of all tables.
 """
 
 from __future__ import annotations

@@ -102,7 +102,11 @@ class Tracker:
         return shown if _is_server(self.uri) else f"mlflow ui --backend-store-uri {shown}"
 
     def start(self, study: Study) -> None:
-        """Open, or open again, the parent run."""
+        """Open, or open again, the parent run.
+
+        Raises:
+            InputError: if MLflow cannot be read or written.
+        """
         own = f"tags.`{_STUDY_TAG}` = '{study.record.id}'"
         try:
             found = self._client.search_runs([self._experiment], filter_string=own, max_results=5_000)

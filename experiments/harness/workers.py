@@ -33,6 +33,9 @@ class Workers:
         meter: its cap holds for all.
         lms: by model string: the LM of a unit.
         scope: entered around each unit, with its key.
+
+    Raises:
+        InputError: if the count is below 1.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class Workers:
         lms: Mapping[str, dspy.LM],
         scope: Callable[[str], AbstractContextManager[Any]] = lambda key: nullcontext(),
     ) -> None:
+        if count < 1:
+            raise InputError(f"count must be at least 1 but got {count}")
         self.count = count
         self.retry_failed = retry_failed
         self.meter = meter

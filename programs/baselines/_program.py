@@ -148,17 +148,23 @@ class Program(dspy.Module):
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """See `Handle.__call__`."""
         started = time.perf_counter()
-        self._user()
+        self._check(inputs)
         context = self._context(inputs)
         return self._finished(self.answer(**inputs, **context.fields), context, started)
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """See `Handle.acall`."""
         started = time.perf_counter()
-        self._user()
+        self._check(inputs)
         # Encoding and searching would hold up every other question on the loop.
         context = await asyncio.to_thread(self._context, inputs)
         return self._finished(await self.answer.acall(**inputs, **context.fields), context, started)
+
+    def _check(self, inputs: dict[str, Any]) -> None:
+        """See that a question can be answered, before memory is searched for it."""
+        self._user()
+        if "max_iters" in inputs:
+            check_count("max_iters", inputs["max_iters"], 1)
 
     def _context(self, inputs: dict[str, Any]) -> Context:
         """What the method adds to a question: here the profile, if it has one."""

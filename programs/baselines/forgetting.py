@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personaagent.programs.errors import InputError
+from personaagent.programs.handles import check_count
 from personaagent.programs.interaction import Interaction
 
 Curve = Literal["paper", "published"]
@@ -45,6 +46,7 @@ def retention(days: float, strength: float, curve: Curve = "paper") -> float:
     Raises:
         InputError: on a value out of range.
     """
+    check_choice("curve", curve, CURVES)
     if not days >= 0 or not strength > 0:
         raise InputError(f"days must be from 0 and strength above 0, but got {days!r} and {strength!r}")
     return math.exp(-days / strength) if curve == "paper" else math.exp(-days / 5 * strength)
@@ -71,8 +73,10 @@ def moments(history: Sequence[Interaction], clock: Clock, items_per_day: int = I
         items_per_day: of the clock `items`; at least 1.
 
     Raises:
-        InputError: if the clock is `days` and an interaction has no date.
+        InputError: on a value out of range, or if the clock is `days` and an interaction has no date.
     """
+    check_choice("clock", clock, CLOCKS)
+    check_count("items_per_day", items_per_day, 1)
     if clock == "items":
         return [i / items_per_day for i in range(len(history) + 1)]
     days = [float(_day(interaction).toordinal()) for interaction in history]
@@ -112,7 +116,12 @@ def remembered(
 
     Returns:
         The strength of each event that is remembered, by its id, oldest first.
+
+    Raises:
+        InputError: on a value out of range, or if the clock is `days` and an interaction has no date.
     """
+    check_choice("curve", curve, CURVES)
+    check_count("memories", memories, 0)
     times = moments(history, clock, items_per_day)
     recalls = _Recalls(history, times, seed)
     for now in range(len(history)):
@@ -120,6 +129,16 @@ def remembered(
         recalls.strengthen(_most_similar(vectors, recalls.alive, now, memories), times[now])
     recalls.forget(len(history), times[-1], curve)
     return {one.id: int(recalls.strengths[i]) for i, one in enumerate(history) if recalls.alive[i]}
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """See that a setting is one of those there are.
+
+    Raises:
+        InputError: naming these.
+    """
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, but got {value!r}")
 
 
 class _Recalls:

@@ -36,6 +36,9 @@ class ICL(Program):
         examples: how many, at least 1; fewer if the pool has fewer. They are of as many users as there are.
         seed: chooses them. A user's examples change with the pool only where a newcomer wins a place.
         max_iters, query, response: as of `Prompt`.
+
+    Raises:
+        InputError: as `Prompt`, or if the signature has a field `examples`, which this method adds.
     """
 
     def __init__(

@@ -12,7 +12,15 @@ import numpy as np
 from personaagent.programs.baselines._answerer import Answerer, extended
 from personaagent.programs.baselines._notes import Note, NoteTaker
 from personaagent.programs.baselines._program import Context, Program, check_history, summary_calls
-from personaagent.programs.baselines.forgetting import CLOCKS, CURVES, ITEMS_PER_DAY, Clock, Curve, remembered
+from personaagent.programs.baselines.forgetting import (
+    CLOCKS,
+    CURVES,
+    ITEMS_PER_DAY,
+    Clock,
+    Curve,
+    check_choice,
+    remembered,
+)
 from personaagent.programs.baselines.protocol import Calls, Learnt
 from personaagent.programs.errors import InputError
 from personaagent.programs.handles import check_count
@@ -72,6 +80,10 @@ class MemoryBank(Program):
         curve, clock, items_per_day: of forgetting; see `Curve`, `Clock` and `ITEMS_PER_DAY` (at least 1).
         seed: of forgetting.
         search_text, max_iters, query, response: as of `RAG`.
+
+    Raises:
+        InputError: on a value out of range, or if the signature has a field of one that this method adds
+            (`personality`, `summary`, `memories`); by `for_user`, if it is given nothing `learnt`.
     """
 
     def __init__(
@@ -93,10 +105,8 @@ class MemoryBank(Program):
     ) -> None:
         check_count("dates", dates, 0)
         check_count("items_per_day", items_per_day, 1)
-        if curve not in CURVES:
-            raise InputError(f"curve must be one of {', '.join(CURVES)}, but got {curve!r}")
-        if clock not in CLOCKS:
-            raise InputError(f"clock must be one of {', '.join(CLOCKS)}, but got {clock!r}")
+        check_choice("curve", curve, CURVES)
+        check_choice("clock", clock, CLOCKS)
         answer = Answerer(extended(signature, FIELDS), None, 0, tools, max_iters, query, response)
         super().__init__(answer, memory=memory, memories=memories, search_text=search_text)
         self.dates = dates
@@ -115,6 +125,12 @@ class MemoryBank(Program):
             `remembered` (strength by id), `dates` (list of {date, summary, personality}, oldest first), `summary`,
             `personality` (texts, empty without notes), `since` and `until` (timestamp and ordinal of the oldest and
             the newest interaction, or None) and `faults` (notes that could not be read as asked).
+
+        Raises:
+            InputError: if an interaction is another user's or has no ordinal, or by the clock `days` no date.
+            StoreError: if the memory store cannot be read.
+            EncoderError: if a text cannot be encoded.
+            dspy's `LMError`: if an LM call fails for good. A note that cannot be read is taken as it is.
         """
         plan = self._plan(user_id, history)
         dated = [self.notes.write(request) for request in self.notes.of_dates(plan.dates)]

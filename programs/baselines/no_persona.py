@@ -24,6 +24,10 @@ class NoPersona(React):
     Args:
         signature, memory, memories, tools, max_iters, recall_description, query, response: as of `React`.
         summary_instruction: S_t of eq. 3.
+
+    Raises:
+        InputError: as `React`.
+        dspy's `AdapterParseError`: by `learn`, if the profile that the LM writes cannot be read.
     """
 
     def __init__(

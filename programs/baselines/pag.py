@@ -21,6 +21,10 @@ class PAG(RAG):
     Args:
         signature, memory, memories, search_text, max_iters, query, response: as of `RAG`.
         summary_instruction: S_t of eq. 3.
+
+    Raises:
+        InputError: as `RAG`.
+        dspy's `AdapterParseError`: by `learn`, if the profile that the LM writes cannot be read.
     """
 
     def __init__(

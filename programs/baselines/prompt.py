@@ -18,6 +18,9 @@ class Prompt(Program):
         signature: any DSPy signature.
         max_iters: how often an unreadable answer is asked again at most; at least 1.
         query, response: names of the input and the output that memory is about. Default: the first of each.
+
+    Raises:
+        InputError: on a value out of range, or a field name that the prediction needs itself.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class Handle(Protocol):
         """
 
     def __call__(self, **inputs: Any) -> dspy.Prediction:
-        """Answer. Inputs are the signature's, and optionally `max_iters` for this call.
+        """Answer. Inputs are the signature's, and optionally `max_iters` for this call; at least 1.
 
         Returns:
             The signature's outputs and what PersonaAgent's prediction has: `trajectory`, `reasoning`, `recalled`
@@ -53,6 +53,10 @@ class Handle(Protocol):
             `prompt_tokens`, `completion_tokens`, `seconds`; `persona_version` is None.
 
         Raises:
+            InputError: if `max_iters` is no integer from 1.
+            StoreError: if the memory store cannot be read.
+            EncoderError: if a text cannot be encoded.
+            PersonaAgentError: if it serves no user yet.
             dspy's `LMError`: if an LM call fails for good. Malformed output of an LM does not raise.
         """
 
@@ -72,8 +76,10 @@ class Baseline(Protocol):
             history: of this user only, oldest first.
 
         Raises:
-            InputError: if an interaction is another user's.
+            InputError: if an interaction is another user's, or is not what the method needs (see there).
+            StoreError, EncoderError: if the method reads its memory, and cannot.
             dspy's `LMError`: if an LM call fails for good.
+            dspy's `AdapterParseError`: if a profile that the LM writes cannot be read.
         """
 
     async def alearn(self, user_id: str, history: Sequence[Interaction]) -> Learnt:
@@ -94,4 +100,5 @@ class Baseline(Protocol):
 
         Raises:
             InputError: if `learnt` is not what this method learns, or is missing where it must be given.
+            StoreError: if its default is in the memory store, which cannot be read.
         """

@@ -28,6 +28,10 @@ class RAG(Program):
         search_text: the part of a question that is compared with memory (`Task.retrieval_query`). Default: all.
         max_iters, query, response: as of `Prompt`.
         semantic: adds a profile to the prompt; see `PAG`.
+
+    Raises:
+        InputError: as `Prompt`, or if the signature has a field of one that this method adds (`records` if K is above
+            0, `profile` with `semantic`).
     """
 
     def __init__(

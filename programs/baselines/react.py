@@ -26,6 +26,9 @@ class React(Program):
         recall_description: what the LM is told of `recall`.
         query, response: names of the input and the output that memory is about. Default: the first of each.
         semantic: adds a profile as an input; see `NoPersona`.
+
+    Raises:
+        InputError: as `PersonaAgent`, or if the signature has a field `profile` where this method adds one.
     """
 
     def __init__(

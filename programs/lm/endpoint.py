@@ -35,6 +35,7 @@ from dspy.utils.exceptions import (
 )
 
 from personaagent.programs.breaker import Breaker
+from personaagent.programs.errors import InputError
 from personaagent.programs.lm.slots import Slots
 from personaagent.programs.quoting import defuse
 
@@ -88,12 +89,23 @@ class Patience:
     Args:
         timeout_seconds: of one attempt, from the first byte sent to the last one received; above 0.
         num_retries: further attempts after a transient failure; from 0.
-        retry_wait_seconds: the first wait; it doubles each time and is shortened by up to a half at random.
+        retry_wait_seconds: the first wait, from 0; it doubles each time and is shortened by up to a half at random.
+
+    Raises:
+        InputError: on a value out of range.
     """
 
     timeout_seconds: float = 60.0
     num_retries: int = NUM_RETRIES
     retry_wait_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.timeout_seconds > 0:  # so that NaN is refused, too
+            raise InputError(f"timeout_seconds must be above 0 but got {self.timeout_seconds}")
+        if self.num_retries < 0:
+            raise InputError(f"num_retries cannot be negative but got {self.num_retries}")
+        if not self.retry_wait_seconds >= 0:
+            raise InputError(f"retry_wait_seconds must be from 0 but got {self.retry_wait_seconds}")
 
     def wait_seconds(self, attempt: int) -> float:
         """Before the attempt after the given one, which counts from 0."""

@@ -64,8 +64,12 @@ class Meter:
     """The account of a whole run, and what its LMs share: the slots of calls in flight, and the endpoints.
 
     Args:
-        max_calls: cap on LM calls, retries and fallbacks included; None for no cap; at least 0.
+        max_calls: cap on LM calls, retries and fallbacks included; None for no cap; at least 0. A call beyond it is
+            not sent: the LM raises DSPy's `LMUnexpectedError`, whose cause is a `BudgetError`.
         max_in_flight: most calls at the same time; None for no limit; at least 1.
+
+    Raises:
+        InputError: on a value out of range.
     """
 
     max_calls: int | None = None

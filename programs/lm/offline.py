@@ -141,6 +141,10 @@ class OfflineReader:
 
     Args:
         encoder: a name (see `load_encoder`) or an `Encoder`; loaded at the first answer.
+
+    Raises:
+        EncoderError: at the first answer, if the encoder cannot be had; from an LM as the cause of DSPy's
+            `LMUnexpectedError`.
     """
 
     def __init__(self, encoder: str | Encoder = "auto") -> None:

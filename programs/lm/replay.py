@@ -98,7 +98,8 @@ class Replay:
             meter: on which the calls are booked. Default: one of its own.
 
         Raises:
-            InputError: if no such LM was recorded, or several were and none is named.
+            InputError: if no such LM was recorded, or several were and none is named; or if it was recorded at another
+                temperature, or at several and none is named.
         """
         model = self._default_model() if model is None else model
         if model not in self._temperatures:

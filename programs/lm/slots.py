@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 
+from personaagent.programs.errors import InputError
 from personaagent.programs.lm._loop import renew_after_fork
 
 _Ticket = Future[None]
@@ -22,10 +23,13 @@ class Slots:
 
     Args:
         limit: at least 1; `math.inf` for no limit.
+
+    Raises:
+        InputError: if the limit, this one or a later one, is below 1.
     """
 
     def __init__(self, limit: float = math.inf) -> None:
-        self._limit = limit
+        self._limit = _checked(limit)
         self.renew()
         renew_after_fork(self)
 
@@ -42,7 +46,7 @@ class Slots:
     @limit.setter
     def limit(self, limit: float) -> None:
         with self._lock:
-            self._limit = limit
+            self._limit = _checked(limit)
             self._let_in()
 
     @property
@@ -99,3 +103,9 @@ class Slots:
 
     def __deepcopy__(self, memo: object) -> Slots:
         return self  # a copy of who uses them competes for the same ones
+
+
+def _checked(limit: float) -> float:
+    if not limit >= 1:  # so that NaN is refused, too
+        raise InputError(f"limit must be at least 1 but got {limit}")
+    return limit

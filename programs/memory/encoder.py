@@ -50,11 +50,13 @@ class SentenceEncoder:
     Args:
         name: identifies the vectors.
         source: folder or hub id of the model. Default: the name.
-        cache_size: vectors kept in the process, 1.5 KB each, least recently used dropped first. Keys
+        cache_size: vectors kept in the process, 1.5 KB each, least recently used dropped first; from 0. Keys
             are digests: no text is kept.
 
     Raises:
-        EncoderError: at the first use, if the model cannot be loaded.
+        InputError: if `cache_size` is negative.
+        EncoderError: at the first use, if the model cannot be loaded, and by `encode`, if it returns a vector that
+            is not usable.
     """
 
     def __init__(self, name: str, source: str | Path | None = None, cache_size: int = 4096) -> None:
@@ -122,7 +124,7 @@ class SentenceEncoder:
 
 
 def load_encoder(name: str = "auto") -> SentenceEncoder:
-    """The encoder of this name; one instance in the process, since its weights take 100 MB and more.
+    """The encoder of this name; one instance in the process for each of the 8 last names, since its weights are large.
 
     Args:
         name: `auto` is all-MiniLM-L6-v2, from its package where that is installed (nothing is

@@ -60,7 +60,9 @@ class EpisodicMemory:
                 one at or after `before` leaves nothing.
 
         Raises:
-            InputError: if k is negative.
+            InputError: if k is no integer from 0, or a bound is an interaction without an ordinal.
+            StoreError: if the history cannot be read.
+            EncoderError: if a text cannot be encoded.
         """
         if isinstance(k, bool) or not isinstance(k, int) or k < 0:
             raise InputError(f"k must be an integer from 0, but got {k!r}")

@@ -29,6 +29,9 @@ class SemanticMemory(dspy.Module):
     Args:
         instruction: S_t.
         max_interactions: the newest so many are summarised (a prompt has to end somewhere); at least 1.
+
+    Raises:
+        InputError: if `max_interactions` is below 1.
     """
 
     def __init__(self, instruction: str = SUMMARY_INSTRUCTION, max_interactions: int = 200) -> None:
@@ -50,6 +53,8 @@ class SemanticMemory(dspy.Module):
 
         Raises:
             dspy's `LMError`: if the LM call fails for good.
+            dspy's `AdapterParseError`: if what the LM writes cannot be read. (An empty profile in its place would say
+                that nothing is known of this user.)
         """
         for newest in self._ever_fewer(interactions):
             try:

@@ -39,6 +39,12 @@ def test_the_chosen_users_have_the_first_so_many_queries() -> None:
     assert chosen_users(source, Selection()) == [source.users[1], source.users[0]]
 
 
+def test_a_user_who_is_not_there_is_an_error() -> None:
+    for source in (table(), table(user("a", 2, 3))):
+        with pytest.raises(InputError, match=r"^a table: there is no user 'b'"):
+            source.user("b")
+
+
 def test_nobody_with_a_query_is_an_error() -> None:
     for source in (table(), table(user("a", 5, 0))):
         with pytest.raises(InputError, match=r"^a table: no user of lamp-2m has a query to answer$"):

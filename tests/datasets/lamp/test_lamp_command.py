@@ -111,7 +111,8 @@ def test_describe_and_convert_as_processes(process: Run, tmp_path: Path) -> None
     assert (done.code, done.error) == (0, "")
     assert done.out.splitlines() == [f"two/time/LaMP_2/new/dev/dev_{name}.json" for name in ("questions", "outputs")]
     assert (
-        process("describe", "gone").message == "gone: no such folder; --data takes a folder of LaMP files, see README"
+        process("describe", "gone").message
+        == "gone: no such folder; --data takes a folder of LaMP files, see docs/lamp.md"
     )
 
 

@@ -109,7 +109,7 @@ def test_a_folder_that_is_missing_or_a_file(tmp_path: Path) -> None:
     touch(tmp_path, "file.json")
     for name in ("nowhere", "file.json", "file.json/inside", "x" * 250):
         said = "is a file" if (tmp_path / name).exists() else "no such folder"
-        expected = f"{tmp_path / name}: {said}; --data takes a folder of LaMP files, see README"
+        expected = f"{tmp_path / name}: {said}; --data takes a folder of LaMP files, see docs/lamp.md"
         assert message(tmp_path / name, LAMP_3) == expected
 
 

@@ -139,7 +139,7 @@ def test_ids_repeat_freely_between_users(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    expected = f"{tmp_path}/nowhere: no such folder; --data takes a folder of LaMP files, see README"
+    expected = f"{tmp_path}/nowhere: no such folder; --data takes a folder of LaMP files, see docs/lamp.md"
     assert message(tmp_path / "nowhere") == expected
 
 

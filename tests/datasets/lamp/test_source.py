@@ -53,6 +53,12 @@ def test_a_history_is_what_the_profiles_of_all_asked_questions_share(
     assert history(growing, "v", asked) == ["x", "y", "z"], "the questions of others do not matter"
 
 
+def test_a_user_who_is_not_there_is_an_error(growing: LampSource) -> None:
+    for ask in (growing.user, growing.record):
+        with pytest.raises(InputError, match="there is no user 'nobody'"):
+            ask("nobody")
+
+
 def test_questions_that_share_nothing_leave_no_history(tmp_path: Path, question: Make, official: Make) -> None:
     questions = [question(LAMP_3, "q1", ["a"], user=1), question(LAMP_3, "q2", ["b"], user=1)]
     source = open_lamp(official(tmp_path, questions), LAMP_3)

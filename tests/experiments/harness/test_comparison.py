@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from personaagent.experiments.harness import comparison
 from personaagent.experiments.harness.comparison import Difference, Scores, compare, differences, judge
 from personaagent.experiments.harness.statistics import clustered_mean, sign_flip_test, users_needed
 from personaagent.programs.errors import InputError
@@ -38,6 +39,14 @@ def table(methods: int, users: int, queries: int, seed: int = 0) -> dict[str, di
         f"m{m}": {(u, q): float(generator.random() < 0.3 + 0.04 * m) for u in range(users) for q in range(queries)}
         for m in range(methods)
     }
+
+
+def test_the_example_of_the_module_says_what_comes_out() -> None:
+    example = [line.strip() for line in str(comparison.__doc__).splitlines() if line.startswith("    ")]
+    expression, said = example.pop().split("  # ")
+    names: dict[str, Any] = {"compare": compare}
+    exec("\n".join(example), names)
+    assert eval(expression, names) == eval(said) == ["rag"]
 
 
 @pytest.mark.parametrize("users", [2, 7, 16])

@@ -57,6 +57,12 @@ def noting(done: list[str], key: str) -> Work:
     return work(key, run)
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_there_is_at_least_one(count: int) -> None:
+    with pytest.raises(InputError, match=f"count must be at least 1 but got {count}"):
+        workers(count)
+
+
 def raising(error: BaseException, key: str = "a", **settings: Any) -> Work:
     def run() -> dict[str, Any]:
         raise error
