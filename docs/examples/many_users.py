@@ -5,8 +5,7 @@ Run: `python many_users.py`. Offline; its LM is the offline reader, which is not
 
 import dspy
 
-from personaagent.programs import Interaction, MemoryStore, PersonaAgent, make_lm
-from personaagent.programs.serving import Served
+from personaagent.programs import Interaction, MemoryStore, PersonaAgent, Served, make_lm
 
 dspy.configure(lm=make_lm("offline"), track_usage=True)  # a language model: make_lm("anthropic/claude-sonnet-4-5")
 GENRES = ("sci-fi", "comedy", "classic")
@@ -25,10 +24,9 @@ def right(example, prediction, trace=None):
     return example.response == prediction.response
 
 
-served = Served(PersonaAgent("query -> response", memory=memory))
-with dspy.context(trace=None):  # else DSPy keeps the users' last prompts in memory
-    result = dspy.Evaluate(devset=devset, metric=right, num_threads=4, display_progress=False)(served)
-predictions = [prediction for _, prediction, _ in result.results]
-used = [sum(lm["prompt_tokens"] for lm in prediction.get_lm_usage().values()) for prediction in predictions]
-print(f"{len(devset)} users, score {result.score:.0f}")
-print(f"{sum(p.lm_calls for p in predictions)} LM calls, {sum(used)} prompt tokens; the dearest user: {max(used)}")
+served = Served(PersonaAgent("query -> response", memory=memory))  # it leaves nothing in DSPy's trace and histories
+result = dspy.Evaluate(devset=devset, metric=right, num_threads=4, display_progress=False)(served)
+answered = [prediction for _, prediction, _ in result.results if "response" in prediction]  # one that failed is empty
+used = [sum(lm["prompt_tokens"] for lm in prediction.get_lm_usage().values()) for prediction in answered]
+print(f"{len(answered)} of {len(devset)} users answered, score {result.score:.0f}")
+print(f"{sum(p.lm_calls for p in answered)} LM calls, {sum(used)} prompt tokens; the dearest user: {max(used)}")

@@ -1,4 +1,4 @@
-"""A tool of an MCP server in a PersonaAgent, beside `recall`. It needs `pip install "personaagent[mcp]"`.
+"""A tool of an MCP server in a PersonaAgent, beside `recall`. It needs `pip install "personaagent[offline,mcp]"`.
 
 Run: `python mcp_tool.py`. Offline: the server lives in this process, and the LM is the offline reader, which is not a
 language model.
@@ -26,7 +26,7 @@ async def main() -> None:
     async with Client(server) as client:
         tools = [dspy.Tool.from_mcp_tool(client, tool) for tool in (await client.list_tools()).tools]
         ann = PersonaAgent("query -> response", memory=MemoryStore(), tools=tools).for_user("ann")
-        ann.record("What shall we see? [comedy, classic, western] A moon and a robot.", "classic")
+        ann.record("What shall we see? [comedy, classic, western] A moon and a robot.", "classic", id="1")
         # MCP's tools are asynchronous: acall.
         prediction = await ann.acall(query="What shall we see? [comedy, classic, western] Something on the moon.")
     print("tools called:", ", ".join(prediction.tools_called))

@@ -12,14 +12,15 @@ memory = MemoryStore()  # one file for several processes: MemoryStore("sqlite://
 tagger = PersonaAgent("film -> tag", memory=memory).for_user("ann")
 host = PersonaAgent("request -> genre", memory=memory).for_user("ann")
 
-first = tagger.record("Which tag? [sci-fi, comedy, classic] A robot wakes on a dead moon.", "classic")
+# With an id of its own, what is recorded again, by a retry or another run, is there once.
+tagger.record("Which tag? [sci-fi, comedy, classic] A robot wakes on a dead moon.", "classic", id="tagged-1")
 evening = host(request="What shall we watch tonight? [sci-fi, classic] Something with a robot, please.")
-print(f"the host says {evening.genre}, having recalled {len(evening.recalled)} event of the tagger's")
-assert evening.recalled == [first.id]
+print(f"the host says {evening.genre}, having recalled {evening.recalled}")
 
-host.record("What shall we watch tonight? [comedy, western] Something with horses and a duel.", "western")
+host.record("What shall we watch tonight? [comedy, western] Something with horses and a duel.", "western", id="asked-1")
 tagged = tagger(film="Which tag? [comedy, western, drama] Horses, dust and one last duel.")
-print(f"the tagger says {tagged.tag}, having recalled {len(tagged.recalled)} events, one of them the host's")
+print(f"the tagger says {tagged.tag}, having recalled {tagged.recalled}")
 
 nobody = PersonaAgent("film -> tag", memory=memory).for_user("bob")(film="Which tag? [comedy, western] A duel.")
-print(f"bob's tagger has recalled {len(nobody.recalled)} events: memory is shared by agents, never by users")
+print(f"bob's tagger has recalled {nobody.recalled}: memory is shared by agents, never by users")
+memory.close()
