@@ -9,7 +9,7 @@ import math
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -128,11 +128,13 @@ class MemoryStore:
         self.lock_timeout_seconds = lock_timeout_seconds
         self._encoder = encoder
         self._views: weakref.WeakValueDictionary[str, EpisodicMemory] = weakref.WeakValueDictionary()
-        # One connection serves an in-memory database, so statements of two threads must not interleave;
-        # with a file the lock also keeps this process from waiting on its own write lock.
+        # With a file this keeps the process from waiting on its own write lock; what reads waits for nobody.
+        # One connection serves an in-memory database, so statements of two threads must not interleave.
         self._lock = threading.RLock()
+        self._views_lock = threading.Lock()
         self._closed = False
         self._engine = schema.make_engine(url, lock_timeout_seconds)
+        self._reading: AbstractContextManager[Any] = self._lock if schema.in_memory(url) else nullcontext()
         file = schema.file_of(url)
         # Of a relative path what it means here and now, as SQLAlchemy takes it, too.
         self._address = f"sqlite:///{file.absolute()}" if file else url
@@ -222,7 +224,7 @@ class MemoryStore:
         The store itself does not hold it. Keep it between recalls: the first recall of a new one reads the
         user's whole history, and later ones read it again only after it has changed.
         """
-        with self._lock:
+        with self._views_lock:
             view = self._views.get(user_id)
             if view is None:
                 view = self._views[user_id] = EpisodicMemory(self, user_id)
@@ -405,18 +407,18 @@ class MemoryStore:
             ) from error
 
     def _read(self, query: sa.Select[Any], **values: str) -> Sequence[sa.Row[Any]]:
-        with self._connected("read") as connection:
+        with self._reading, self._connected("read") as connection:
             return connection.execute(query, values).all()
 
     @contextmanager
     def _write(self, verb: str) -> Iterator[Connection]:
-        with self._connected(verb) as connection:
+        with self._lock, self._connected(verb) as connection:
             with schema.transaction(connection):
                 yield connection
 
     @contextmanager
     def _connected(self, verb: str) -> Iterator[Connection]:
-        with self._lock, self._explained(verb):
+        with self._explained(verb):
             if self._closed:
                 raise StoreError(f"{self.url}: the store is closed; open it anew with MemoryStore({self.url!r})")
             with self._engine.connect() as connection:

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -502,3 +503,22 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     process = started(program, url_of(file))
     _, err = process.communicate()
     assert process.returncode == 0, err
+
+
+def test_reading_waits_for_no_writer(file: Path) -> None:
+    store = MemoryStore(url_of(file), Fixed([1, 0, 0, 0]), lock_timeout_seconds=60)
+    store.add([event("1")])
+    memory = store.episodic("ann")
+    memory.recall("q", 4)  # its vector is stored
+    with closing(sqlite3.connect(file, isolation_level=None)) as other, ThreadPoolExecutor(1) as threads:
+        other.execute("BEGIN IMMEDIATE")
+        writing = threads.submit(store.add, [event("2")])
+        while not writing.running():
+            time.sleep(0.01)
+        time.sleep(0.1)  # it waits for the other's lock
+        assert store.count("ann") == 1 and len(memory.recall("q", 4)) == 1
+        assert not writing.done()
+        other.execute("ROLLBACK")
+        writing.result(60)
+    assert store.count("ann") == 2
+    store.close()
