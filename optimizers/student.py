@@ -1,23 +1,23 @@
-"""What PersonaAlignment needs of a program, and how it reads a program's examples, answers and metric."""
+"""What PersonaAlignment needs of a program, and how it reads a program's examples and answers."""
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import dspy
 from dspy.adapters.utils import serialize_for_json
 from pydantic import BaseModel
 
+from personaagent.optimizers.metric import is_async
 from personaagent.programs.errors import InputError
+from personaagent.programs.handles import modules_in
 from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import Persona
-
-Metric = Callable[..., Any]
-"""Of DSPy: called with an example and a prediction, and with None for each further argument that it must be given."""
+from personaagent.programs.personalize import Personalized
 
 
 @runtime_checkable
@@ -61,39 +61,120 @@ class BatchItem(NamedTuple):
     before: Interaction | Position | None
     """Its place in the user's order; None is after all of memory."""
     example: dspy.Example
-    """As it was given."""
+    """As a metric sees it: as it was given, its inputs declared."""
+    number: int
+    """Its index in the trainset."""
+
+
+def check_calls(student: Student, asynchronous: bool) -> None:
+    """See that a student can be called, by `acall` or without.
+
+    Raises:
+        InputError: if its program has no `aforward`, or `forward`, or a tool that only `acall` can call.
+    """
+    program = student.program if isinstance(student, Personalized) else student
+    needed, other = ("aforward", "forward") if asynchronous else ("forward", "aforward")
+    if _defines(program, other) and not _defines(program, needed):
+        use = "compile" if asynchronous else "acompile"
+        raise InputError(f"the student's program, {type(program).__name__}, has {other} but no {needed}: use {use}")
+    if asynchronous or not isinstance(student, dspy.Module) or dspy.settings.allow_tool_async_sync_conversion:
+        return
+    for module in modules_in(student):
+        tools = vars(module).get("tools")
+        for tool in tools.values() if isinstance(tools, dict) else tools if isinstance(tools, list | tuple) else ():
+            if isinstance(tool, dspy.Tool) and is_async(tool.func):
+                raise InputError(
+                    f"the tool {tool.name!r} of the student's {type(module).__name__} is asynchronous, and would fail "
+                    f"in every rollout: use acompile (or, for a tool that any event loop can run, "
+                    f"dspy.context(allow_tool_async_sync_conversion=True))"
+                )
+
+
+def batch_items(student: Student, trainset: Iterable[dspy.Example]) -> list[BatchItem]:
+    """The items of a trainset, in its order.
+
+    Raises:
+        InputError: if it is no list of examples, or as `batch_item`.
+    """
+    if isinstance(trainset, dspy.Example | Mapping | str) or not isinstance(trainset, Iterable):
+        raise InputError(f"trainset must be a list of dspy.Example, but is of type {type(trainset).__name__}")
+    return [batch_item(student, example, index) for index, example in enumerate(trainset)]
 
 
 def batch_item(student: Student, example: dspy.Example, index: int) -> BatchItem:
     """The item of an example.
 
     Raises:
-        InputError: if it lacks the student's query or response.
+        InputError: naming the index, if it is no `dspy.Example`; if it lacks the student's query or response, or does
+            not say which fields are inputs and the program does not, either; if its timestamp or its ordinal is wrong,
+            or, where it has these, its interaction_id or query no text or empty; if it is another user's.
+        StoreError: if its place is to be looked up in a memory that cannot be read.
     """
+    if not isinstance(example, dspy.Example):
+        raise InputError(f"trainset[{index}] must be a dspy.Example, but is of type {type(example).__name__}")
     for name in (student.query_field, student.response_field):
         if name not in example:
             has = ", ".join(example.keys())
             raise InputError(
                 f"trainset[{index}] has no field {name!r}, which the student's signature needs; it has {has}"
             )
+    try:
+        return _item(student, example, index)
+    except InputError as error:
+        raise InputError(f"trainset[{index}]: {error}") from None
+
+
+def check_answered(student: Student, item: BatchItem) -> None:
+    """See that there is an answer of the user's to compare with.
+
+    Raises:
+        InputError: if the response is None. An empty text is an answer.
+    """
+    if item.example[student.response_field] is None:
+        raise InputError(
+            f"trainset[{item.number}] must have in {student.response_field!r} what the user really answered, "
+            f"but it is None"
+        )
+
+
+def _defines(program: object, name: str) -> bool:
+    # Not by getattr: DSPy warns of forward where it is taken from a module and not called by it.
+    return hasattr(type(program), name) or name in getattr(program, "__dict__", {})
+
+
+def _item(student: Student, example: dspy.Example, index: int) -> BatchItem:
     inputs = student.inputs_of(example)
     query, expected = readable(example[student.query_field]), readable(example[student.response_field])
+    owner = None if "user_id" in inputs else example.get("user_id")
+    if owner is not None and owner != student.user_id:
+        raise InputError(f"it is of user {owner!r}, and the student serves {student.user_id!r}")
     given = example.get("interaction_id")
     given_id = None if given is None else str(given)
+    timestamp, ordinal = example.get("timestamp"), _ordinal(example.get("ordinal"))
+    timestamp = None if timestamp is None else normalise_timestamp(timestamp)
     before: Interaction | Position | None = None
-    if example.get("ordinal") is not None and example.get("timestamp") is not None:
+    if ordinal is not None and timestamp is not None:
         if given_id is None:
-            before = Position(normalise_timestamp(example["timestamp"]), int(example["ordinal"]))
+            before = Position(timestamp, ordinal)
         else:
-            place = (example["timestamp"], example["ordinal"])
-            before = Interaction(student.user_id or "", given_id, query, expected, *place)
+            before = Interaction(student.user_id or "", given_id, query, expected, timestamp, ordinal)
     elif given_id is not None and student.memory is not None:
         # Only named: its place is known to the memory, if it is there at all.
         before = student.memory.interaction(student.user_id or "", given_id)
     others = {name: value for name, value in inputs.items() if name != student.query_field}
     question = _named({student.query_field: query, **others}) if others else query
+    if getattr(example, "_input_keys", None) is None:
+        example = example.with_inputs(*inputs)
     name = f"trainset[{index}]" if given_id is None else given_id
-    return BatchItem(name, inputs, question, expected, before, example)
+    return BatchItem(name, inputs, question, expected, before, example, index)
+
+
+def _ordinal(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < 2**63:
+        raise InputError(f"ordinal must be an integer from 0 to 2**63 - 1, but got {value!r}")
+    return int(value)
 
 
 def answer_of(rollout: Any, field: str) -> str | None:
@@ -114,32 +195,10 @@ def answer_of(rollout: Any, field: str) -> str | None:
     return None if answer is None else readable(answer)
 
 
-def recalled_in(rollout: Any) -> tuple[str, ...]:
-    """The ids of what `recall` returned, as far as what a program returned tells of them."""
-    ids = rollout.get("recalled") if isinstance(rollout, dspy.Example) else None
-    # A program may have an output of this name.
-    return tuple(ids) if isinstance(ids, list) and all(isinstance(one, str) for one in ids) else ()
-
-
-def compared(metric: Metric, item: BatchItem, rollout: Any) -> str:
-    """What a metric says of a rollout: its feedback, else its score.
-
-    Raises:
-        InputError: if it returns neither.
-    """
-    example = item.example
-    if getattr(example, "_input_keys", None) is None:
-        example = example.with_inputs(*item.inputs)
-    judged = metric(*_arguments(metric, example, rollout))
-    said = judged.get("feedback") if isinstance(judged, dspy.Example | Mapping) else getattr(judged, "feedback", None)
-    if said:
-        return str(said)
-    try:
-        return f"score {float(judged):.3f}"
-    except (TypeError, ValueError):
-        raise InputError(
-            f"a metric returns a number, or dspy.Prediction(score=..., feedback=...), but got {judged!r}"
-        ) from None
+def texts_in(rollout: Any, name: str) -> list[str]:
+    """A list of texts that a handle adds to its prediction; [] for what has none, or something else of this name."""
+    found = rollout.get(name) if isinstance(rollout, dspy.Example) else None
+    return list(found) if isinstance(found, list) and all(isinstance(one, str) for one in found) else []
 
 
 def readable(value: Any) -> str:
@@ -158,19 +217,3 @@ def readable(value: Any) -> str:
 
 def _named(values: Mapping[str, Any]) -> str:
     return "\n\n".join(f"{name}: {readable(value)}" for name, value in values.items())
-
-
-def _arguments(metric: Metric, example: dspy.Example, rollout: Any) -> tuple[Any, ...]:
-    # (example, prediction), with trace for older metrics, with predictor's name and trace for GEPA's.
-    given = (example, rollout, None, None, None)
-    try:
-        signature = inspect.signature(metric)
-    except (TypeError, ValueError):
-        return given[:2]
-    for count in (2, 3, 4, 5):
-        try:
-            signature.bind(*given[:count])
-        except TypeError:
-            continue
-        return given[:count]
-    return given[:2]

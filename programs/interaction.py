@@ -141,15 +141,15 @@ class Interaction:
         return Position(self.timestamp, self.ordinal)
 
     def to_example(self, query: str = "query", response: str = "response") -> dspy.Example:
-        """A DSPy example of this interaction, carrying its place in the order.
+        """A DSPy example of this interaction, carrying whose it is and its place in the order.
 
         Args:
             query, response: names of the fields, those of the agent's signature.
 
         Returns:
-            `dspy.Example` with the two fields and `interaction_id`, `timestamp`, `ordinal`; only the
+            `dspy.Example` with the two fields and `user_id`, `interaction_id`, `timestamp`, `ordinal`; only the
             query is an input.
         """
-        fields = {query: self.query, response: self.response}
-        place = {"interaction_id": self.id, "timestamp": self.timestamp, "ordinal": self.ordinal}
-        return dspy.Example(**fields, **place).with_inputs(query)
+        whose = {"user_id": self.user_id, "interaction_id": self.id}
+        place = {"timestamp": self.timestamp, "ordinal": self.ordinal}
+        return dspy.Example({**whose, **place, query: self.query, response: self.response}).with_inputs(query)

@@ -169,6 +169,36 @@ def test_persona_protocol_and_privacy_survive(memory: MemoryStore, name: str, ho
     assert all(folded(call.system).count("<persona> Does it better. </persona>") == 1 for call in calls)
 
 
+class Outer(dspy.Module):
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.inner(**inputs)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_program_that_contains_what_was_optimised_and_aligned_saves_its_persona(
+    memory: MemoryStore, name: str, tmp_path: Path
+) -> None:
+    shape, shared = EVERY[name], shared_program(name, memory)
+    trainset = examples(shape, memory)
+    student, _ = optimised("BootstrapFewShot", shared.for_user("ann", persona=persona_of("ann")), trainset)
+    lm, _ = engine_and_lm()
+    with dspy.context(lm=lm):
+        aligned: Any = PersonaAlignment(2).compile(student, trainset=trainset)
+    assert student._compiled and aligned.persona.text == "Does it better."
+    Outer(aligned).save(tmp_path / "outer.json")
+    loaded = Outer(shared.for_user("ann"))
+    loaded.load(tmp_path / "outer.json")
+    assert loaded.inner.persona == aligned.persona
+    assert [len(p.demos) for p in loaded.predictors()] == [len(p.demos) for p in student.predictors()]
+    inputs = shape.inputs("what now?")
+    calls = asks(loaded, inputs)[1]
+    assert calls and all("<persona> Does it better. </persona>" in folded(call.system) for call in calls)
+
+
 class Team(dspy.Module):
     """Two users' handles and a predictor that is nobody's."""
 

@@ -1,4 +1,4 @@
-"""Every code block of the README and of docs/ runs, on small data; `Commands._adapted` says what else is changed."""
+"""Every code block of README, docs/ and docstrings runs, on small data; `Commands._adapted` says what else changes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from servers.llm import OpenAIServer
 from personaagent.datasets.lamp.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
+SOURCES = ("programs", "optimizers", "datasets", "experiments")
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
 FEWER = ("--users", "2", "--queries-per-user", "1")
@@ -80,6 +81,18 @@ def test_commands_run(block: Block, tmp_path: Path, run_python: Run) -> None:
     with Commands(tmp_path, run_python) as commands:
         for line in block.code.replace("\\\n", " ").splitlines():
             commands(line)
+
+
+SESSIONS = [path for folder in SOURCES for path in sorted((ROOT / folder).rglob("*.py")) if ">>>" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", SESSIONS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_sessions_in_docstrings_say_what_is_said(path: Path, tmp_path: Path, run_python: Run) -> None:
+    module = f"personaagent.{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}"
+    script = f"import doctest, importlib\nprint(doctest.testmod(importlib.import_module({module!r})))\n"
+    (tmp_path / "sessions.py").write_text(script, encoding="utf-8")
+    result = said(run_python(["sessions.py"], tmp_path))
+    assert re.search(r"TestResults\(failed=0, attempted=[1-9]", result), result
 
 
 def test_the_quickstart_prints_what_the_readme_says(tmp_path: Path, run_python: Run) -> None:

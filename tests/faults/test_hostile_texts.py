@@ -66,7 +66,8 @@ class Writer:
 
     def complete(self, request: Request) -> Response:
         system = request.system if isinstance(request.system, str) else "".join(p.text for p in request.system or ())
-        declared = system.partition("Your output fields are:")[2].partition("All interactions")[0]
+        dspys = system.rpartition("</persona>")[2]  # a persona may well speak of output fields
+        declared = dspys.partition("Your output fields are:")[2].partition("All interactions")[0]
         outputs = tuple(_DECLARED.findall(declared))
         role = ROLES[outputs]
         kind = "JSON" if "Outputs will be a JSON object" in system else "chat"

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,47 @@ def test_what_does_not_fit_the_context_window_is_left_out(agent: PersonaAgent, s
     else:
         assert [bool(s.fault) for s in step.batch] == [False, True, False]
         assert aligned.persona.learnt_from == ("ann-5", "ann-7")
+
+
+def test_the_calls_of_what_did_not_fit_and_of_retried_gradients_are_counted(agent: PersonaAgent, scripted: Any) -> None:
+    def about(call: Any) -> str:
+        return re.findall(r"question (\d)", call.user)[0]  # the query stands first
+
+    def script(call: Any) -> Any:
+        if call.role == "answer" and about(call) == "6":
+            raise dspy.lm15.ContextLengthError("too long", provider="x")
+        return "garbage" if call.role == "gradient" and about(call) == "7" else by_persona(call)
+
+    lm, engine = scripted(script)
+    with dspy.context(lm=lm):
+        aligned = PersonaAlignment(3).compile(agent.for_user("ann"), trainset=trainset())
+    [step] = aligned.alignment_steps
+    made = Counter(about(call) for call in engine.calls if call.role != "update")
+    assert [s.lm_calls for s in step.batch] == [made["5"], made["6"], made["7"]]
+    assert made["5"] == 4 and made["6"] >= 3 and made["7"] > 4  # in JSON once more
+    assert [s.fault for s in step.batch] == [
+        None,
+        "the question did not fit the LM's context window",
+        "the gradient could not be read",
+    ]
+    assert step.lm_calls == len(engine.calls) == sum(made.values()) + 1
+
+
+def test_what_tools_did_wrong_is_in_the_record(store: MemoryStore, scripted: Any) -> None:
+    def showtimes(query: str) -> str:
+        """What is on."""
+        raise OSError(f"no answer to {query}")
+
+    def script(call: Any) -> Any:
+        said = by_persona(call)
+        return said | {"next_tool_name": "showtimes"} if said.get("next_tool_name") == "recall" else said
+
+    agent = PersonaAgent("query -> response", memory=store, tools=[showtimes])
+    with dspy.context(lm=scripted(script)[0]):
+        [step] = PersonaAlignment(2).compile(agent.for_user("ann"), trainset=trainset()).alignment_steps
+    assert [s.faults for s in step.batch] == [["tool showtimes failed in step 1: OSError: no answer to x"]] * 2
+    assert json.loads(json.dumps(step.to_dict()))["batch"][0]["faults"] == step.batch[0].faults
+    assert len({hash(s) for s in step.batch}) == 2
 
 
 def test_numeric_ids_and_examples_without_ids_keep_their_place(encoder: Any, scripted: Any) -> None:

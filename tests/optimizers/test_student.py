@@ -1,4 +1,4 @@
-"""How examples, answers and metrics of any program are read."""
+"""How examples and answers of any program are read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import dspy
 import pydantic
 import pytest
 
-from personaagent.optimizers.student import Student, answer_of, batch_item, compared, readable
+from personaagent.optimizers.student import Student, answer_of, batch_item, readable
 from personaagent.programs import Interaction, PersonaAgent, personalize
 from personaagent.programs.errors import InputError
 
@@ -96,44 +96,3 @@ def test_an_answer_is_found_in_whatever_a_program_returns() -> None:
     assert answer_of(None, "answer") is None
     with pytest.raises(InputError, match=r"no field 'answer': say with response=\.\.\. which it is; it has other"):
         answer_of(dspy.Prediction(other="x"), "answer")
-
-
-class Judge(dspy.Module):
-    def forward(self, example: Any, prediction: Any, trace: Any = None) -> Any:
-        return dspy.Prediction(score=0.5, feedback="by a module")
-
-
-@pytest.mark.parametrize(
-    ("metric", "says"),
-    [
-        (lambda example, prediction: 0.5, "score 0.500"),
-        (lambda example, prediction, trace: True, "score 1.000"),
-        (lambda gold, pred, trace, pred_name, pred_trace: dspy.Prediction(score=0, feedback="fb"), "fb"),
-        (lambda *both: dspy.Prediction(score=0.25), "score 0.250"),
-        (lambda example, prediction: dspy.Prediction(score=0.25, feedback=""), "score 0.250"),
-        (lambda example, prediction: {"score": 1, "feedback": "of a dictionary"}, "of a dictionary"),
-        (Judge(), "by a module"),
-        (dspy.evaluate.answer_exact_match, "score 1.000"),
-    ],
-)
-def test_any_metric_of_dspys_is_understood(metric: Any, says: str) -> None:
-    example = dspy.Example(question="q?", answer="a", gold_id=7).with_inputs("question")
-    assert compared(metric, item(example), dspy.Prediction(answer="a")) == says
-
-
-def test_a_metric_sees_the_example_as_it_was_given() -> None:
-    seen: list[Any] = []
-    people = [Person(name="Ada")]
-    for example in (dspy.Example(question="q?", answer=people, gold_id=7),):
-        compared(lambda e, p: seen.append((e, p)) or 1.0, item(example), "rollout")
-        compared(lambda e, p: seen.append((e, p)) or 1.0, item(example.with_inputs("question")), "rollout")
-    for gold, rollout in seen:
-        assert (gold.answer, gold.gold_id, rollout) == (people, 7, "rollout")
-        assert gold.inputs().toDict() == {"question": "q?"}
-
-
-def test_what_is_no_metric_says_so() -> None:
-    example = dspy.Example(question="q?", answer="a").with_inputs("question")
-    for returned in (None, "good", {"feedback": ""}):
-        with pytest.raises(InputError, match="a metric returns a number, or"):
-            compared(lambda e, p, returned=returned: returned, item(example), "rollout")

@@ -138,10 +138,11 @@ def test_position_orders_by_time_then_ordinal() -> None:
         _ = Interaction("ann", "i", "q", "r").position
 
 
-def test_an_example_carries_the_place_and_only_the_query_is_an_input() -> None:
+def test_an_example_carries_whose_it_is_and_its_place_and_only_the_query_is_an_input() -> None:
     example = Interaction("ann", "i1", "q", "r", "2007", 3).to_example("question", "answer")
     assert example.inputs().toDict() == {"question": "q"}
-    assert example.labels().toDict() == {"answer": "r", "interaction_id": "i1", "timestamp": "2007", "ordinal": 3}
+    place = {"interaction_id": "i1", "timestamp": "2007", "ordinal": 3}
+    assert example.labels().toDict() == {"user_id": "ann", "answer": "r", **place}
 
 
 def test_interactions_compare_by_content() -> None:
