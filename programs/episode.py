@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import re
@@ -11,6 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import anyio.to_thread
 import dspy
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.utils import parse_value
@@ -222,8 +222,9 @@ async def adrive(steps: _Steps) -> dspy.Prediction:
             elif _is_async(call.tool.func):
                 outcome = await call.tool.acall(**call.arguments)
             else:
-                # A tool that waits on a file or a socket would stop every other question on the loop.
-                outcome, failure = await asyncio.to_thread(_outcome, call)
+                # A tool that waits on a file or a socket would stop every other question on the loop. In a thread of
+                # anyio's, from which DSPy's status messages find the loop.
+                outcome, failure = await anyio.to_thread.run_sync(_outcome, call, abandon_on_cancel=True)
         except Exception as error:
             failure = error
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import anyio.to_thread
 import dspy
 
 from personaagent.programs.errors import PersonaAgentError
@@ -88,7 +89,7 @@ class RecallTool(dspy.Tool):
 
     async def acall(self, **arguments: Any) -> Any:
         # Encoding and searching would hold up every other question on the loop.
-        return await asyncio.to_thread(self, **arguments)
+        return await anyio.to_thread.run_sync(partial(self, **arguments), abandon_on_cancel=True)
 
 
 def recall_tool(description: str = RECALL_DESCRIPTION) -> dspy.Tool:

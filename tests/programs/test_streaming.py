@@ -101,3 +101,35 @@ def test_streams_of_two_users_at_the_same_time_are_their_own(store: MemoryStore,
 
     for user, (*streamed, _) in zip(("ann", "bob"), asyncio.run(both()), strict=True):
         assert "".join(part.chunk for part in streamed) == SAID.format(user)
+
+
+def test_what_a_tool_does_is_told_on_the_stream(store: MemoryStore, lm: dspy.LM, encoder: Any) -> None:
+    class Told(dspy.streaming.StatusMessageProvider):
+        def tool_start_status_message(self, instance: Any, inputs: Any) -> str:
+            return f"asks {instance.name}"
+
+    def say(call: Any) -> dict[str, str]:
+        step = {"next_tool_name": "finish" if call.steps_taken else "recall", "next_tool_args": '{"query": "x"}'}
+        return {
+            name: step.get(name, "yes") if call.steps_taken or name != "next_tool_args" else "{}"
+            for name in call.outputs
+        }
+
+    engine = Streams(say)
+    lm = dspy.LM("streams", engine=engine, async_engine=AsyncStreams(engine), cache=False)
+    remembers = MemoryStore(encoder=encoder)
+    shapes = {
+        "agent": PersonaAgent("question -> response", remembers),
+        "program": personalize(dspy.ReAct("question -> response", tools=[]), remembers),
+    }
+
+    async def statuses(program: Any, is_async: bool) -> list[str]:
+        with dspy.context(lm=lm):
+            stream = dspy.streamify(program, status_message_provider=Told(), is_async_program=is_async)
+            parts = [part async for part in stream(question="Why?")]
+        return [part.message for part in parts if isinstance(part, dspy.streaming.StatusMessage)]
+
+    for name, shared in shapes.items():
+        for is_async in (False, True):
+            said = asyncio.run(statuses(shared.for_user("ann"), is_async))
+            assert said[0] == "asks recall", (name, is_async, said)
