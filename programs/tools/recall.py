@@ -89,7 +89,7 @@ class RecallTool(dspy.Tool):
 
     async def acall(self, **arguments: Any) -> Any:
         # Encoding and searching would hold up every other question on the loop.
-        return await anyio.to_thread.run_sync(partial(self, **arguments), abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(partial(super().__call__, **arguments), abandon_on_cancel=True)
 
 
 def recall_tool(description: str = RECALL_DESCRIPTION) -> dspy.Tool:
