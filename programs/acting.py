@@ -33,6 +33,10 @@ def acting_as(text: str) -> AbstractContextManager[None]:
     Args:
         text: of the persona. One that is empty adds nothing to a prompt; a persona around the block is out of
             effect all the same.
+
+    Raises:
+        PersonaAgentError: if the adapter of DSPy's settings is no `dspy.Adapter`. Within the block a request raises it
+            whose adapter writes its messages elsewhere than in `format`.
     """
     block = persona_block(text)
     if not block:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from personaagent.experiments.harness.comparison import Verdict
 from personaagent.experiments.harness.markdown_text import Column, code, code_block, plain, sentence, table_block
+from personaagent.experiments.harness.overview import INCOMPLETE, incomplete, overview
 from personaagent.experiments.harness.paper import paper_figures, paper_table
 from personaagent.experiments.harness.statistics import (
     DRAWS,
@@ -42,6 +43,8 @@ CONTROLS: Mapping[str, str] = {
     "swap": "each user is served with another user's history, profile and persona",
 }
 """What a control does, in words, unless `About.controls` says it otherwise."""
+
+_INCOMPLETE = f"{INCOMPLETE}: some of its questions failed or wait, and are in no score; see Answers and cost."
 
 MOST_REASONS = 10
 """Reasons of failure that are listed of one row, the most frequent first."""
@@ -107,6 +110,7 @@ def report(about: About, made: Sequence[Table]) -> str:
     """
     parts = [
         *_opening(about, made),
+        *_overview(about, made),
         *(part for table in made for part in _section(about, made, table)),
         *_failures(about, made),
         *_costs(about),
@@ -188,6 +192,16 @@ def _spent_in_words(about: About) -> str:
     return f"Spent: {calls} LM calls, {prompt} prompt and {completion} completion tokens, {seconds} seconds in {runs}."
 
 
+def _overview(about: About, made: Sequence[Table]) -> list[str]:
+    found = overview(made, lambda method: _method(about, method), lambda lm: _lm(about, lm))
+    if not found:
+        return []
+    words = "The score of each row, with its 95 % interval; what can be told apart is said of each table by itself."
+    if any(incomplete(line) for table in made for line in table.lines):
+        words += f" {_INCOMPLETE}"
+    return [part for heading, block in found for part in (f"## {heading}", block)] + [words]
+
+
 def _section(about: About, made: Sequence[Table], table: Table) -> list[str]:
     return [
         f"## {_heading(about, made, table)}",
@@ -204,7 +218,7 @@ def _scores(about: About, table: Table) -> str:
     lines, metrics = table.lines, table.info.metrics[:2]
     columns = [Column("#", "right", [str(index + 1) for index in range(len(lines))])]
     if len({line.method for line in lines}) > 1:
-        marks = ["†" if about.remarks.get(line.method) else "" for line in lines]
+        marks = [("†" if about.remarks.get(line.method) else "") + incomplete(line) for line in lines]
         names = [_method(about, line.method) + mark for line, mark in zip(lines, marks, strict=True)]
         columns.append(Column("method", "left", names))
     for place, axis in enumerate("nEK"):
@@ -237,6 +251,10 @@ def _legend(about: About, table: Table) -> str:
     methods = {line.method for line in table.lines}
     if len(methods) > 1 and any(about.remarks.get(method) for method in methods):
         words.append("†: see Remarks.")
+    if len(methods) > 1 and any(incomplete(line) for line in table.lines):
+        words.append(_INCOMPLETE)
+    if "f1" in table.info.metrics[:2]:
+        words.append("Macro-F1 is the official one: over all possible answers, also those that do not occur here.")
     paper = paper_table(about.script, table.task)
     if paper is not None and any(_paper(about, table, line) for line in table.lines):
         words.append(
