@@ -80,6 +80,8 @@ def check_calls(student: Student, asynchronous: bool) -> None:
     if asynchronous or not isinstance(student, dspy.Module) or dspy.settings.allow_tool_async_sync_conversion:
         return
     for module in modules_in(student):
+        if "forward" in vars(module):  # of dspy.syncify
+            continue
         tools = vars(module).get("tools")
         for tool in tools.values() if isinstance(tools, dict) else tools if isinstance(tools, list | tuple) else ():
             if isinstance(tool, dspy.Tool) and is_async(tool.func):
@@ -146,7 +148,7 @@ def _item(student: Student, example: dspy.Example, index: int) -> BatchItem:
     inputs = student.inputs_of(example)
     query, expected = readable(example[student.query_field]), readable(example[student.response_field])
     owner = None if "user_id" in inputs else example.get("user_id")
-    if owner is not None and owner != student.user_id:
+    if isinstance(owner, str | Integral) and str(owner).strip() and str(owner) != student.user_id:
         raise InputError(f"it is of user {owner!r}, and the student serves {student.user_id!r}")
     given = example.get("interaction_id")
     given_id = None if given is None else str(given)

@@ -55,9 +55,10 @@ def _callbacks() -> list[Any]:
 
 
 def personal(adapter: Any) -> Any:
-    """The same adapter, of a kind that puts the persona in effect at the top of the system message.
+    """A copy of the adapter, of a kind that puts the persona in effect at the top of the system message.
 
-    Its class is one of the same name below the adapter's own: what is of DSPy's `JSONAdapter` stays so.
+    What the adapter keeps on itself in a call is the copy's. Its class is one of the same name below the adapter's
+    own: what is of DSPy's `JSONAdapter` stays so.
 
     Raises:
         PersonaAgentError: if the adapter is not one of DSPy's `Adapter` kind.
@@ -97,7 +98,11 @@ class _Personal:
     """What `personal` adds to an adapter's class."""
 
     def format(self, *args: Any, **kwargs: Any) -> Any:
-        messages = super().format(*args, **kwargs)  # type: ignore[misc]
+        token = _formats.set(_formats.get() + 1)
+        try:
+            messages = super().format(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            _formats.reset(token)
         block = dspy.settings.get(_SETTING, "")
         if not block:
             return messages
@@ -146,6 +151,10 @@ _placed: ContextVar[list[Any] | None] = ContextVar("personaagent_persona_placed"
 """Within an adapter's call: who has placed the persona in messages, time by time."""
 
 
+_formats: ContextVar[int] = ContextVar("personaagent_formats", default=0)
+"""How many `format`s are under way, each calling that of the class above it: the outermost's messages are sent."""
+
+
 @contextmanager
 def _seen_to(adapter: Any) -> Iterator[None]:
     """See that the persona was placed: an adapter may write its messages elsewhere than in `format`."""
@@ -192,8 +201,12 @@ class _Keeper(BaseCallback):
         if not isinstance(instance, dspy.Predict) or isinstance(adapter, _Personal) or not dspy.settings.get(_SETTING):
             return
         callbacks = dspy.settings.callbacks
+        try:
+            adapter = personal(adapter)
+        except PersonaAgentError as error:
+            adapter = _Refusing(error)  # what a callback raises is logged, and no more
         chosen: AbstractContextManager[None] = dspy.context(
-            adapter=personal(adapter), callbacks=callbacks if KEEPER in callbacks else [*callbacks, KEEPER]
+            adapter=adapter, callbacks=callbacks if KEEPER in callbacks else [*callbacks, KEEPER]
         )
         chosen.__enter__()
         self._chosen[call_id] = chosen
@@ -203,7 +216,13 @@ class _Keeper(BaseCallback):
         if chosen is not None:
             chosen.__exit__(None, None, None)
 
+    def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        _formats.set(_formats.get() + 1)
+
     def on_adapter_format_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        _formats.set(_formats.get() - 1)
+        if _formats.get():
+            return
         block, placed = dspy.settings.get(_SETTING, ""), _placed.get()
         # A second request of an adapter that has placed it, such as one that reads an answer, is not the user's.
         if block and isinstance(outputs, list) and (placed is None or all(by is KEEPER for by in placed)):
@@ -216,6 +235,20 @@ class _Keeper(BaseCallback):
 
     def __reduce__(self) -> str:
         return "KEEPER"
+
+
+class _Refusing(dspy.Adapter):
+    """Raises what there is to say of the adapter in whose place it is."""
+
+    def __init__(self, error: PersonaAgentError) -> None:
+        super().__init__()
+        self._error = error
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._error
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._error
 
 
 KEEPER = _Keeper()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from types import MethodType
+from types import CellType, MethodType
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
@@ -339,17 +339,21 @@ class _Copy:
         return copied
 
     def _list(self, value: Any) -> Any:
-        copied = self._made[id(value)] = copy.copy(value)
-        if len(value) <= MAX_PARTS:
-            copied.clear()
-            copied.extend(map(self, value))
-        return copied
+        return self._filled(value, enumerate(value))
 
     def _dict(self, value: Any) -> Any:
-        copied = self._made[id(value)] = copy.copy(value)
-        if len(value) <= MAX_PARTS:
-            for key, part in value.items():
-                copied[key] = self(part)
+        return self._filled(value, list(value.items()))
+
+    def _filled(self, value: Any, parts: Iterable[tuple[Any, Any]]) -> Any:
+        """A copy of a list or dictionary whose parts are one's own, where it can be copied and written."""
+        try:
+            copied = self._made[id(value)] = copy.copy(value)
+            for place, part in parts if len(value) <= MAX_PARTS else ():
+                mine = self(part)
+                if mine is not part:
+                    copied[place] = mine
+        except (TypeError, AttributeError, NotImplementedError):  # a class that is not to be changed
+            copied = self._made[id(value)] = value
         return copied
 
     def _tuple(self, value: Any) -> Any:
@@ -357,8 +361,7 @@ class _Copy:
         return made(map(self, value)) if made and len(value) <= MAX_PARTS else value
 
     def _set(self, value: Any) -> Any:
-        copied = self._made[id(value)] = copy.copy(value)
-        return copied
+        return self._filled(value, ())
 
     def _callable(self, value: Any) -> Any:
         if isinstance(value, MethodType):
@@ -410,11 +413,21 @@ def _check_forward(module: Any) -> None:
     """See that a module answers by itself, and not by another that its `forward` holds, as KNNFewShot leaves it."""
     forward = vars(module).get("forward")
     cells = getattr(getattr(forward, "__func__", forward), "__closure__", None) or ()
-    if any(isinstance(cell.cell_contents, dspy.Module) for cell in cells):
+    if any(_holds_another(module, cell) for cell in cells):
         raise InputError(
             "the program answers by another one that its forward holds, as KNNFewShot leaves it, so that no other "
             "user, persona or memory would reach it: compile the plain program, and personalise what comes out"
         )
+
+
+def _holds_another(module: Any, cell: CellType) -> bool:
+    try:
+        held = cell.cell_contents
+    except ValueError:  # a name that is bound later
+        return False
+    parts = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else (held,)
+    modules = (getattr(part, "__self__", part) for part in parts)
+    return any(isinstance(one, dspy.Module) and one is not module for one in modules)
 
 
 def _check_place(name: str, place: object) -> None:

@@ -116,6 +116,8 @@ class Personalized(ServesUsers, dspy.Module):
     * A handle has its own modules, lists and dictionaries, so that what a program keeps on itself of a user stays
       there (and is not saved, as with any DSPy program). Anything else that the program holds is shared by all users:
       a retriever, an object of another class, a function that is a tool and writes somewhere.
+    * A program may choose adapters and callbacks of its own with `dspy.context`. Only `dspy.Refine` and `BestOfN` under
+      callbacks that it replaces lose the persona: they call copies, which leave callbacks behind.
     * The persona follows DSPy's context: into tasks, `dspy.Parallel`, `dspy.asyncify` and threads that copy the
       context, but not into plain threads that a program starts, where DSPy's own settings do not reach either.
     * What an optimizer has rewritten is followed by ReAct's tool protocol if it was lost.
@@ -154,8 +156,6 @@ class Personalized(ServesUsers, dspy.Module):
         remembers = memory is not None and memories > 0
         for agent in _agents(self.program):
             keep_protocol(agent, recall_tool(recall_description) if remembers else None)
-        for predictor in self.program.predictors():
-            predictor.callbacks.append(KEEPER)
         self._tool_names = tuple(dict.fromkeys(_tool_names(self.program)))
         self._has_inner = bool(_inner(self.program))
 
@@ -212,6 +212,9 @@ class Personalized(ServesUsers, dspy.Module):
     @contextmanager
     def _serving(self, session: RecallSession) -> Iterator[Spent]:
         text = self.persona.text if self.persona else ""
+        for predictor in self.program.predictors():
+            if KEEPER not in predictor.callbacks:  # DSPy's copies leave callbacks behind
+                predictor.callbacks.append(KEEPER)
         with acting_as(text), recalling(session), streaming_as(self._shared, self), spending() as spent:
             yield spent
         if session.failure is not None:

@@ -83,6 +83,6 @@ class Served(dspy.Module):
 
 
 def _leaving_nothing() -> AbstractContextManager[None]:
-    # DSPy's own trace is there from the start and keeps the last 10,000 calls.
-    kept = dspy.settings.trace if dspy.settings.trace is not main_thread_config.get("trace") else None
+    # DSPy's own trace is there from the start and keeps the last 10,000 calls. Without any, Refine and BestOfN fail.
+    kept = dspy.settings.trace if dspy.settings.trace is not main_thread_config.get("trace") else []
     return dspy.context(disable_history=True, trace=kept)

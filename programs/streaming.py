@@ -47,4 +47,6 @@ class _Renaming:
         await self._stream.send(value)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_stream":  # of a copy that is not filled yet
+            raise AttributeError(name)
         return getattr(self._stream, name)

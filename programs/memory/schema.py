@@ -142,7 +142,10 @@ def file_of(url: str) -> Path | None:
 
 def in_memory(url: str) -> bool:
     """Whether a URL of SQLite names no file."""
-    return sa.make_url(url).database in (None, "", ":memory:")
+    parsed = sa.make_url(url)
+    name = parsed.database or ":memory:"
+    unnamed = ":memory:" in name or "memory" in parsed.query.values()
+    return name == ":memory:" or (name.startswith("file:") and unnamed)
 
 
 def open_schema(engine: sa.Engine, url: str, lock_timeout_seconds: float) -> None:

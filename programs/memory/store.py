@@ -137,7 +137,8 @@ class MemoryStore:
         self._reading: AbstractContextManager[Any] = self._lock if schema.in_memory(url) else nullcontext()
         file = schema.file_of(url)
         # Of a relative path what it means here and now, as SQLAlchemy takes it, too.
-        self._address = f"sqlite:///{file.absolute()}" if file else url
+        whole = sa.make_url(url).set(database=str(file.absolute())) if file else None
+        self._address = whole.render_as_string(hide_password=False) if whole else url
         try:
             with self._explained("opened"):
                 schema.open_schema(self._engine, url, lock_timeout_seconds)
@@ -375,7 +376,7 @@ class MemoryStore:
                 f"{state['url']}: the store of a pickled program is not there. An empty one in its place would know "
                 f"nothing of any user: bring the file back, or give the program the store's new place and log it again."
             )
-        self.__init__(**state)  # type: ignore[misc]
+        MemoryStore.__init__(self, **state)
 
     def _encoder_to_pickle(self) -> str | Encoder:
         encoder = self._encoder

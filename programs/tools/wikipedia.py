@@ -173,7 +173,7 @@ class Wikipedia:
         return {**asked, **limits, **self._breaker_settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        Wikipedia.__init__(self, **state)
 
     @property
     def requests_sent(self) -> int:

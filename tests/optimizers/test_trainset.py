@@ -61,6 +61,11 @@ class Tag(pydantic.BaseModel):
     name: str
 
 
+@pytest.mark.parametrize("owner", ["ann", None, float("nan"), "", " "])
+def test_an_example_of_the_user_or_of_nobody_will_do(owner: Any, scripted: Any) -> None:
+    assert align([example(user_id=owner)], scripted)[0].alignment_steps[0].batch[0].feedback
+
+
 @pytest.mark.parametrize("answer", ["", 0, False, [], {}, Tag(name="x")])
 def test_an_answer_of_any_type_is_one(answer: Any, scripted: Any) -> None:
     made, _ = align([example(answer=answer)], scripted)

@@ -252,6 +252,42 @@ def test_an_adapter_behind_another_one_places_it_once(scripted: Any, asynchronou
     assert all(call.system.startswith(ANN) and call.system.count("<persona>") == 1 for call in engine.calls)
 
 
+class Headed(dspy.ChatAdapter):
+    """Writes before what DSPy's own adapter has formatted."""
+
+    def format(self, signature: Any, demos: Any, inputs: Any) -> Any:
+        messages = super().format(signature, demos, inputs)
+        messages[0]["content"] = f"House rules.\n\n{messages[0]['content']}"
+        return messages
+
+
+class Folded(dspy.ChatAdapter):
+    """Has no system message: it is a part of the user's."""
+
+    def format(self, signature: Any, demos: Any, inputs: Any) -> Any:
+        system, *others = super().format(signature, demos, inputs)
+        return [{"role": "user", "content": f"{system['content']}\n\n{others[0]['content']}"}, *others[1:]]
+
+
+@pytest.mark.parametrize("adapter", [Headed(), Folded(), Hidden(Headed()), Hidden(Folded())])
+def test_an_adapter_that_builds_on_dspys_own_gets_one_at_the_top(scripted: Any, adapter: Any) -> None:
+    lm, engine = scripted(lambda call: "[[ ## answer ## ]]\nyes")
+    with dspy.context(lm=lm, adapter=adapter), acting_as("Ann likes it short."):
+        dspy.Predict("question -> answer")(question="q?")
+        with dspy.context(adapter=Headed()):
+            dspy.Predict("question -> answer")(question="q?")
+    assert all(call.system.startswith(ANN.rstrip()) and call.text.count("<persona>") == 1 for call in engine.calls)
+
+
+def test_an_adapter_that_is_none_is_refused_within_the_program_too(scripted: Any) -> None:
+    lm, engine = scripted()
+    with dspy.context(lm=lm), acting_as("Ann likes it short."):
+        with dspy.context(adapter=lambda *args, **kwargs: []), pytest.raises(PersonaAgentError, match=r"dspy\.Adapter"):
+            dspy.Predict("question -> answer")(question="q?")
+        dspy.Predict("question -> answer")(question="q?")
+    assert len(engine.calls) == 1
+
+
 def test_an_adapter_that_is_called_without_a_predictor_places_it(scripted: Any) -> None:
     lm, engine = scripted()
     with dspy.context(lm=lm), acting_as("Ann likes it short."):

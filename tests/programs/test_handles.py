@@ -15,9 +15,13 @@ from dspy.dsp.utils.utils import dotdict
 from personaagent.programs.errors import InputError
 from personaagent.programs.handles import MAX_PARTS, Origin, check_count, modules_in, own, shallow
 from personaagent.programs.persona import Persona
+from personaagent.programs.personalize import personalize
 
 
 class Nested(dspy.Module):
+    def forward(self, query: str) -> Any:
+        return self.answer(query=query)
+
     def __init__(self) -> None:
         super().__init__()
         self.step = dspy.Predict("query -> thought")
@@ -119,6 +123,21 @@ def test_containers_of_any_class_are_ones_own() -> None:
     copied.seen.update("b")
     copied.plain.words.append("y")
     assert module.seen == Counter("a") and module.plain.words == ["x"] and type(copied.plain) is dotdict
+
+
+class Frozen(dict[str, Any]):
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise TypeError("frozen")
+
+
+def test_containers_that_cannot_be_written_are_shared() -> None:
+    module = Nested()
+    module.options = Frozen(a=1)
+    assert own(module).options is module.options
+    module.options = Frozen(step=dspy.Predict("a -> b"))
+    assert own(module).options is module.options
+    with pytest.raises(InputError, match=r"all users would share options\['step'\]"):
+        personalize(module, query="query", response="response")
 
 
 def test_names_that_dspy_uses_are_free_for_a_programs_own_state() -> None:

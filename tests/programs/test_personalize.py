@@ -7,6 +7,7 @@ import copy
 import gc
 import importlib
 import json
+import pickle
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import cloudpickle
 import dspy
 import pytest
 from program_shapes import SHAPES, Article, Chat, Desk, Rag
@@ -457,9 +459,13 @@ def test_a_program_with_adapters_and_callbacks_of_its_own_choice_keeps_the_perso
                 return self.step(question=question)
 
     lm, engine = scripted(answers)
+    handle = personalize(Choosy()).for_user("ann", persona=Persona("ANN"))
+    copies = [handle, handle.deepcopy(), copy.deepcopy(handle), pickle.loads(cloudpickle.dumps(handle))]
     with dspy.context(lm=lm):
-        personalize(Choosy()).for_user("ann", persona=Persona("ANN"))(question="q?")
-    assert engine.calls[0].system.startswith("<persona>\nANN\n</persona>")
+        for one in copies:
+            one(question="q?")
+    assert all(call.system.startswith("<persona>\nANN\n</persona>") for call in engine.calls)
+    assert len(engine.calls) == len(copies)
 
 
 # -- copies ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from personaagent.programs import Interaction, MemoryStore, Persona, PersonaAgent, Wikipedia
+from personaagent.programs import Interaction, MemoryStore, Persona, PersonaAgent, Wikipedia, personalize
 from personaagent.programs.errors import InputError
 from personaagent.programs.lm.make import make_lm
 from personaagent.programs.lm.meter import Meter
@@ -113,6 +113,13 @@ def test_a_pickled_one_holds_the_address_of_its_memory_and_no_text_of_users_and_
     assert [again(user_id=user, query=QUESTION).answer for user in LIKES] == list(LIKES.values())
     assert (lm.model, lm.engine._meter.max_calls, lm.engine._meter.max_in_flight) == ("openai/some", 7, 2)
     assert lm.engine._endpoint is lm.engine._meter.endpoint("http://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize("around", [dspy.BestOfN, dspy.Refine])
+def test_dspys_modules_that_write_a_trace_can_be_served(store: MemoryStore, offline: Any, around: Any) -> None:
+    program = around(dspy.ChainOfThought("query -> answer"), N=2, reward_fn=lambda given, said: 1.0, threshold=0.5)
+    served = Served(personalize(program, store))
+    assert served(user_id="ann", query=QUESTION).answer == "comedy"
 
 
 def test_one_with_the_librarys_own_tools_can_be_pickled(store: MemoryStore, offline: Any) -> None:

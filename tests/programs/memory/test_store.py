@@ -369,10 +369,12 @@ def test_an_unpickled_store_opens_the_same_file(file: Path, library: Any) -> Non
     loaded.close()
 
 
+@pytest.mark.parametrize("folder", ["plain", "with blank", "run%41", "what?now", "100%25", "q?uri=true", "a#b"])
 def test_a_pickled_store_of_a_relative_path_is_found_from_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    (tmp_path / "elsewhere").mkdir()
+    tmp_path = tmp_path / folder
+    (tmp_path / "elsewhere").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     store = MemoryStore("sqlite:///memory.db", Fixed([1, 0, 0, 0]))
     store.add([event("1")])
@@ -395,7 +397,7 @@ def test_a_pickle_names_its_encoder_and_holds_no_weights(file: Path) -> None:
     assert pickle.loads(pickle.dumps(own)).encoder._source == "/somewhere"
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true"])
 def test_a_store_in_memory_refuses_to_be_pickled(url: str) -> None:
     store = MemoryStore(url)
     for what in (store, store.episodic("ann")):
