@@ -22,6 +22,7 @@ for _name, _value in (
 import asyncio
 import hashlib
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,9 @@ import dspy
 import numpy as np
 import pytest
 from dspy.lm15 import Message, Request, Response, TextPart, Usage
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a command in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # for the processes that tests interrupt, too
 
 _OUTPUT = re.compile(r"^\d+\. `(\w+)` \(", re.MULTILINE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -167,7 +168,10 @@ class Commands:
                 said(self.run_python(argv, self.folder, self.environment))
 
     def _of_make(self, arguments: list[str]) -> list[str]:
-        plan = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        # These tests may be run by make: its flags, and its ARGS, are not the block's.
+        environment = {name: value for name, value in os.environ.items() if name != "ARGS" and "MAKE" not in name}
+        command = ["make", "--dry-run", "--no-print-directory", *arguments]
+        plan = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         program, *argv = shlex.split(plan.stdout.splitlines()[-1])
         assert program == ".venv/bin/python"
         return argv
