@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import dspy
 
+from personaagent.programs.episode import is_async
 from personaagent.programs.errors import InputError
 from personaagent.programs.quoting import one_line
 
@@ -57,11 +58,6 @@ def compared(metric: Metric, example: dspy.Example, rollout: Any) -> Comparison:
         return Comparison(f"score {number:.3f}", None)
     except Exception as error:
         return Comparison(None, f"the metric failed: {type(error).__name__}: {_message(error)}")
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether a call returns a coroutine."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _of(judged: Any, name: str, default: Any) -> Any:

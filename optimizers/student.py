@@ -11,7 +11,7 @@ import dspy
 from dspy.adapters.utils import serialize_for_json
 from pydantic import BaseModel
 
-from personaagent.optimizers.metric import is_async
+from personaagent.programs.episode import is_async
 from personaagent.programs.errors import InputError
 from personaagent.programs.handles import modules_in
 from personaagent.programs.interaction import Interaction, Position, normalise_timestamp

@@ -219,7 +219,7 @@ async def adrive(steps: _Steps) -> dspy.Prediction:
         try:
             if isinstance(call, _PredictCall):
                 outcome = await call.predictor.acall(**call.inputs)
-            elif _is_async(call.tool.func):
+            elif is_async(call.tool.func):
                 outcome = await call.tool.acall(**call.arguments)
             else:
                 # A tool that waits on a file or a socket would stop every other question on the loop. In a thread of
@@ -273,7 +273,8 @@ def _plain_arguments(arguments: Any) -> dict[str, Any]:
     return plain if isinstance(plain, dict) else {}
 
 
-def _is_async(function: Any) -> bool:
+def is_async(function: Any) -> bool:
+    """Whether a call returns a coroutine."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 

@@ -91,7 +91,8 @@ class ServesUsers:
     def for_user(self, user_id: str, *, persona: Persona | None = None, profile: str | None = None) -> Self:
         """A handle that serves one user, sharing this module's tools and memory and nothing that is a user's.
 
-        Called on a handle it is the shared module's: nothing that was learnt for one user goes to another.
+        Called on a handle it is the shared module's: nothing that was learnt for one user goes to another. It reads
+        the store, which on an event loop a thread should do; `Served` sees to that.
 
         Args:
             user_id: whose memory is recalled from.
