@@ -8,6 +8,7 @@ markers of the other format are defused in the prompt (quoting.py); braces canno
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,12 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from personaagent.programs.acting import acting_as_nobody
+
+# DSPy tells callbacks, and so a trace, of `format` and `parse` in every class that has them. What a method of the same
+# name calls is called without that.
+_parse_chat: Any = inspect.unwrap(dspy.ChatAdapter.parse)
+_parse_json: Any = inspect.unwrap(dspy.JSONAdapter.parse)
+_format_json: Any = inspect.unwrap(dspy.JSONAdapter.format)
 
 _BOUNDARY = re.compile(r'\\.|["{}]', re.DOTALL)
 _FIRST_FIELD = re.compile(r"""\{["']?\w+["']?:(?:"[^"]*"?|'[^']*'?|[^,}]*)""")
@@ -26,12 +33,15 @@ class CarefulChatAdapter(dspy.ChatAdapter):
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         try:
-            return super().parse(signature, completion)
+            return _parse_chat(self, signature, completion)
         except RecursionError as error:
             raise _too_deep("ChatAdapter", signature, completion) from error
 
     def _make_json_adapter_fallback(self) -> dspy.JSONAdapter:
         return _as(CarefulJSONAdapter, super()._make_json_adapter_fallback())
+
+
+delattr(CarefulChatAdapter, "format")  # DSPy's own, which it has wrapped once more
 
 
 class CarefulJSONAdapter(dspy.JSONAdapter):
@@ -46,7 +56,7 @@ class CarefulJSONAdapter(dspy.JSONAdapter):
     def format(
         self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        messages: list[dict[str, Any]] = super().format(signature, demos, inputs)
+        messages: list[dict[str, Any]] = _format_json(self, signature, demos, inputs)
         self._keep_prompt(messages)
         return messages
 
@@ -60,7 +70,8 @@ class CarefulJSONAdapter(dspy.JSONAdapter):
             first = _FIRST_FIELD.match(_squeezed(found))
             if first and first[0] not in prompt and any(name in found for name in signature.output_fields):
                 try:
-                    return super().parse(signature, found)
+                    parsed: dict[str, Any] = _parse_json(self, signature, found)
+                    return parsed
                 except RecursionError as error:
                     raise _too_deep("JSONAdapter", signature, completion) from error
         raise AdapterParseError(

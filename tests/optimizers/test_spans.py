@@ -69,6 +69,10 @@ def test_mlflow_shows_an_alignment_as_one_readable_trace(
     assert sorted(inputs["interaction"] for inputs in rollouts) == ["1", "2"]
     faults = [span.outputs["faults"] for span in trace.data.spans if span.name == "Rollout.forward"]
     assert faults == [["tool broken failed in step 1: OSError: no route to it"]] * 2
+    count = {
+        kind: sum(span.name.endswith(kind) for span in trace.data.spans) for kind in ("LM.__call__", "format", "parse")
+    }
+    assert len(set(count.values())) == 1, count  # of each request one span a part
     [whole] = [span.outputs for span in trace.data.spans if span.name == "Alignment.forward"]
     assert (whole["persona_version"], whole["persona"], whole["kept_because"]) == (1, "yes", [None])
     assert "Failed to set LM usage" not in capfd.readouterr().err
