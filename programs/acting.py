@@ -197,8 +197,10 @@ class _Keeper(BaseCallback):
         self._chosen: dict[str, AbstractContextManager[None]] = {}
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        if not isinstance(instance, dspy.Predict) or not dspy.settings.get(_SETTING) or call_id in self._chosen:
+            return  # the last: both the context's and the predictor's callbacks have it
         adapter = dspy.settings.adapter or dspy.ChatAdapter()
-        if not isinstance(instance, dspy.Predict) or isinstance(adapter, _Personal) or not dspy.settings.get(_SETTING):
+        if isinstance(adapter, _Personal):
             return
         callbacks = dspy.settings.callbacks
         try:

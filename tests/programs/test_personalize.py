@@ -468,6 +468,25 @@ def test_a_program_with_adapters_and_callbacks_of_its_own_choice_keeps_the_perso
     assert len(engine.calls) == len(copies)
 
 
+def test_an_adapter_that_cannot_hold_a_persona_is_refused_each_time(scripted: Any) -> None:
+    class Callable(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = dspy.Predict("question -> answer")
+
+        def forward(self, question: str) -> Any:
+            with dspy.context(adapter=lambda *args, **kwargs: [{"answer": "without a persona"}]):
+                return self.step(question=question)
+
+    handle = personalize(Callable(), response="answer").for_user("ann", persona=Persona("ANN"))
+    with dspy.context(lm=scripted()[0]):
+        before = dict(dspy.settings.config)
+        for _ in range(3):
+            with pytest.raises(PersonaAgentError, match=r"a dspy\.Adapter"):
+                handle(question="q?")
+        assert dict(dspy.settings.config) == before
+
+
 # -- copies ---------------------------------------------------------------------------------------
 
 
