@@ -88,10 +88,10 @@ def personalize(
         The shared, personalised program. It serves no user yet, and does not answer.
 
     Raises:
-        InputError: if the program is no DSPy module, has no `forward`, is personalised already or serves a user; if it
-            holds predictors where each user cannot have their own; if an agent in it has a tool `recall` of its own and
-            one is to be added; if `query` or `response` is no field of its signature, or cannot be told; on a value out
-            of range.
+        InputError: if the program is no DSPy module, has neither `forward` nor `aforward`, is personalised already or
+            serves a user; if it holds predictors where each user cannot have their own; if an agent in it has a tool
+            `recall` of its own and one is to be added; if `query` or `response` is no field of its signature, or cannot
+            be told; on a value out of range.
     """
     return Personalized(
         program,
