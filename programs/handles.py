@@ -213,12 +213,20 @@ class ServesUsers:
         # The store fills the time in for what is new: a retry with the same id is not another interaction.
         return memory.add([new], now=datetime.now(UTC) if timestamp is None else None)[0]
 
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """As DSPy's; beside the persona stands whose it is."""
+        module: Any = super()
+        state: dict[str, Any] = module.dump_state(json_mode=json_mode)
+        if self.persona is not None:
+            state["persona"] = {**state["persona"], "user_id": self.user_id}
+        return state
+
     def load_state(self, state: dict[str, Any], **options: Any) -> None:
         """Take over a saved program's state: its persona and demonstrations.
 
         Raises:
-            InputError: if the file was saved from a handle of a user and this is the shared module, or the
-                other way round.
+            InputError: if the file was saved from a handle of another user, or of a user and this is the shared
+                module, or the other way round.
         """
         module: Any = super()
         if self.persona is None and "persona" in state:
@@ -229,6 +237,13 @@ class ServesUsers:
             raise InputError(
                 f"the saved program holds no persona (it has {', '.join(sorted(state)) or 'nothing'}); "
                 f"save a handle made by for_user, or an aligned one"
+            )
+        saved = state.get("persona")
+        whose = saved.get("user_id") if isinstance(saved, dict) else None
+        if whose is not None and whose != self.user_id:
+            raise InputError(
+                f"the saved program is {whose!r}'s, and this handle serves {self.user_id!r}: load it into what "
+                f"for_user({whose!r}) returns; another user's persona can be given by with_persona"
             )
         module.load_state(state, **options)
 

@@ -358,6 +358,21 @@ def test_save_and_load_carry_persona_and_demonstrations(store: MemoryStore, tmp_
         loaded.load(tmp_path / "plain.json")
 
 
+def test_a_users_file_is_refused_by_another_users_handle(tmp_path: Path) -> None:
+    for shared in (PersonaAgent("query -> response"), personalize(dspy.Predict("query -> response"))):
+        file = tmp_path / f"{type(shared).__name__}.json"
+        shared.for_user("ann", persona=Persona("Ann likes it short.", 2)).save(file)
+        with pytest.raises(InputError, match="the saved program is 'ann''s, and this handle serves 'bob'"):
+            shared.for_user("bob").load(file)
+        ann = shared.for_user("ann")
+        ann.load(file)
+        assert ann.persona == Persona("Ann likes it short.", 2)
+        state = json.loads(file.read_text())
+        del state["persona"]["user_id"]  # as one of an earlier version
+        file.write_text(json.dumps(state))
+        shared.for_user("bob").load(file)
+
+
 def test_a_compiled_program_is_saved_with_its_demonstrations(scripted: Any, tmp_path: Path) -> None:
     """DSPy saves nothing of a compiled module inside another one."""
     examples = [dspy.Example(question="q?", answer="yes").with_inputs("question")]
