@@ -13,11 +13,12 @@ from pydantic import BaseModel
 
 from personaagent.programs.episode import is_async
 from personaagent.programs.errors import InputError
-from personaagent.programs.handles import modules_in
+from personaagent.programs.handles import defines, modules_in
 from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import Persona
 from personaagent.programs.personalize import Personalized
+from personaagent.programs.protocol import tools_held
 
 
 @runtime_checkable
@@ -74,7 +75,7 @@ def check_calls(student: Student, asynchronous: bool) -> None:
     """
     program = student.program if isinstance(student, Personalized) else student
     needed, other = ("aforward", "forward") if asynchronous else ("forward", "aforward")
-    if _defines(program, other) and not _defines(program, needed):
+    if defines(program, other) and not defines(program, needed):
         use = "compile" if asynchronous else "acompile"
         raise InputError(f"the student's program, {type(program).__name__}, has {other} but no {needed}: use {use}")
     if asynchronous or not isinstance(student, dspy.Module) or dspy.settings.allow_tool_async_sync_conversion:
@@ -82,9 +83,8 @@ def check_calls(student: Student, asynchronous: bool) -> None:
     for module in modules_in(student):
         if "forward" in vars(module):  # of dspy.syncify
             continue
-        tools = vars(module).get("tools")
-        for tool in tools.values() if isinstance(tools, dict) else tools if isinstance(tools, list | tuple) else ():
-            if isinstance(tool, dspy.Tool) and is_async(tool.func):
+        for tool in tools_held(module):
+            if is_async(tool.func):
                 raise InputError(
                     f"the tool {tool.name!r} of the student's {type(module).__name__} is asynchronous, and would fail "
                     f"in every rollout: use acompile (or, for a tool that any event loop can run, "
@@ -137,11 +137,6 @@ def check_answered(student: Student, item: BatchItem) -> None:
             f"trainset[{item.number}] must have in {student.response_field!r} what the user really answered, "
             f"but it is None"
         )
-
-
-def _defines(program: object, name: str) -> bool:
-    # Not by getattr: DSPy warns of forward where it is taken from a module and not called by it.
-    return hasattr(type(program), name) or name in getattr(program, "__dict__", {})
 
 
 def _item(student: Student, example: dspy.Example, index: int) -> BatchItem:

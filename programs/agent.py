@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import dspy
 
-from personaagent.programs.acting import acting_as, kind_of
+from personaagent.programs.acting import kind_of
 from personaagent.programs.adapter import CarefulChatAdapter, careful
 from personaagent.programs.episode import Episode, adrive, drive
 from personaagent.programs.errors import InputError
@@ -20,7 +20,6 @@ from personaagent.programs.lm.meter import Usage, metering
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import PERSONA_TEMPLATE
 from personaagent.programs.protocol import ProtocolPredict, protocol_in
-from personaagent.programs.streaming import streaming_as
 from personaagent.programs.tools.recall import RECALL_DESCRIPTION, recall_tool, recalling
 
 _EXTRA_FIELDS = (
@@ -123,22 +122,21 @@ class PersonaAgent(ServesUsers, dspy.ReAct):
             dspy's `LMError`: if an LM call fails for good. Malformed output of an LM does not raise.
         """
         episode = Episode(self, inputs, self._recall_session())
-        with self._acting(episode) as (usage, metered):
+        with self._measured(episode) as (usage, metered):
             prediction = drive(episode.run())
         return episode.finished(prediction, usage.usage_data, metered)
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """As `forward`; tools that are plain functions run in threads, beside the event loop."""
         episode = Episode(self, inputs, self._recall_session())
-        with self._acting(episode) as (usage, metered):
+        with self._measured(episode) as (usage, metered):
             prediction = await adrive(episode.run())
         return episode.finished(prediction, usage.usage_data, metered)
 
     @contextmanager
-    def _acting(self, episode: Episode) -> Iterator[tuple[Any, Usage]]:
-        text = self.persona.text if self.persona else ""
+    def _measured(self, episode: Episode) -> Iterator[tuple[Any, Usage]]:
         with recalling(episode.session), dspy.track_usage() as usage, metering() as metered:
-            with careful(), acting_as(text), streaming_as(self._shared, self):
+            with careful(), self._acting():
                 yield usage, metered
 
     def signature_of(self, predictor: Any, trajectory: bool = True) -> type[dspy.Signature]:

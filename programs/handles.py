@@ -6,19 +6,22 @@ import copy
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import CellType, MethodType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from uuid import uuid4
 
 import dspy
 from dspy.predict.parameter import Parameter
 
+from personaagent.programs.acting import acting_as
 from personaagent.programs.errors import InputError, PersonaAgentError
-from personaagent.programs.interaction import Interaction, Position, normalise_timestamp
+from personaagent.programs.interaction import LONE_SURROGATE, Interaction, Position, normalise_timestamp
 from personaagent.programs.memory.episodic import EpisodicMemory, visible_rows
 from personaagent.programs.memory.store import MemoryStore
 from personaagent.programs.persona import NO_TOOLS, Persona, initial_persona
+from personaagent.programs.streaming import streaming_as
 from personaagent.programs.tools.recall import RecallSession
 
 Module = TypeVar("Module", bound=dspy.Module)
@@ -105,7 +108,7 @@ class ServesUsers:
                 if KNNFewShot has compiled the module, whose answers are then another handle's.
             StoreError: if the store cannot be read.
         """
-        if not isinstance(user_id, str) or not user_id.strip() or _unwritable(user_id):
+        if not isinstance(user_id, str) or not user_id.strip() or LONE_SURROGATE.search(user_id):
             raise InputError(f"user_id must be text that can be stored, and not empty, but got {user_id!r}")
         if profile is not None and not isinstance(profile, str):
             raise InputError(f"profile must be text, but got {profile!r}")
@@ -168,9 +171,13 @@ class ServesUsers:
         rows = visible_rows(history, self._before, self._since)
         return history[rows.start : rows.stop]
 
-    @property
-    def _shared(self) -> dspy.Module | None:
-        return self._origin.module if self._origin else None
+    @contextmanager
+    def _acting(self) -> Iterator[None]:
+        """What every call of a handle runs in: its persona in effect, and its streams those of the shared module."""
+        text = self.persona.text if self.persona else ""
+        shared = self._origin.module if self._origin else None
+        with acting_as(text), streaming_as(shared, cast(dspy.Module, self)):
+            yield
 
     @property
     def tool_names(self) -> tuple[str, ...]:
@@ -299,6 +306,12 @@ def modules_in(module: dspy.Module) -> Iterator[dspy.Module]:
             waiting.extend(parts)
 
 
+def defines(module: object, method: str) -> bool:
+    """Whether a module has a method, such as `forward`."""
+    # Not by getattr: DSPy warns of a forward that is taken from a module and not called by it.
+    return hasattr(type(module), method) or method in getattr(module, "__dict__", {})
+
+
 def shallow(module: Module) -> Module:
     """A shallow copy with a history of its own. A method that was set on the module is the copy's."""
     copied = copy.copy(module)
@@ -413,11 +426,6 @@ def check_count(name: str, value: int, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name} must be an integer from {least}, but got {value!r}")
-
-
-def _unwritable(text: str) -> bool:
-    """Whether the text holds half of a surrogate pair."""
-    return text != text.encode("utf-8", "ignore").decode("utf-8")
 
 
 def _check_persona(persona: object) -> None:

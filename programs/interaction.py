@@ -14,7 +14,7 @@ import dspy
 from personaagent.programs.errors import InputError
 
 _ISO_8601 = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:?\d{2})?)?)?)?")
-_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TEXTS = ("user_id", "id", "query", "response", "text")
 
 
@@ -116,7 +116,7 @@ class Interaction:
         object.__setattr__(self, "text", self.text or self.query)
         object.__setattr__(self, "metadata", MappingProxyType({str(k): str(v) for k, v in self.metadata.items()}))
         for name, value in (*((n, getattr(self, n)) for n in _TEXTS), *self.metadata.items()):
-            if _LONE_SURROGATE.search(name + value):
+            if LONE_SURROGATE.search(name + value):
                 raise InputError(
                     f"Interaction {self.id!r} holds half of a surrogate pair in {name!r}, which is no valid text: "
                     f"repair its source, or replace the character"

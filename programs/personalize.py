@@ -16,14 +16,13 @@ from typing import Any, Self
 
 import dspy
 
-from personaagent.programs.acting import KEEPER, acting_as
+from personaagent.programs.acting import KEEPER
 from personaagent.programs.errors import InputError
-from personaagent.programs.handles import MAX_PARTS, Origin, ServesUsers, check_count, modules_in, own, shallow
+from personaagent.programs.handles import MAX_PARTS, Origin, ServesUsers, check_count, defines, modules_in, own, shallow
 from personaagent.programs.interaction import Interaction, Position
 from personaagent.programs.memory.store import MemoryStore
-from personaagent.programs.protocol import chooses_tools, keep_protocol, tools_of
+from personaagent.programs.protocol import chooses_tools, keep_protocol, tools_held, tools_of
 from personaagent.programs.spending import MEASURED, Spent, is_measured, mark_measured, spending
-from personaagent.programs.streaming import streaming_as
 from personaagent.programs.tools.recall import RECALL_DESCRIPTION, RecallSession, recall_tool, recalling
 
 PROGRAM_TEMPLATE = """\
@@ -205,17 +204,15 @@ class Personalized(ServesUsers, dspy.Module):
         return self._finished(outcome, session, spent)
 
     def _check_has(self, method: str, otherwise: str) -> None:
-        # Not of the module itself: DSPy warns of a forward that is taken from it and not called by it.
-        if not hasattr(type(self.program), method) and method not in vars(self.program):
+        if not defines(self.program, method):
             raise InputError(f"the program, {type(self.program).__name__}, has no {method}: use {otherwise}")
 
     @contextmanager
     def _serving(self, session: RecallSession) -> Iterator[Spent]:
-        text = self.persona.text if self.persona else ""
         for predictor in self.program.predictors():
             if KEEPER not in predictor.callbacks:  # DSPy's copies leave callbacks behind
                 predictor.callbacks.append(KEEPER)
-        with acting_as(text), recalling(session), streaming_as(self._shared, self), spending() as spent:
+        with self._acting(), recalling(session), spending() as spent:
             yield spent
         if session.failure is not None:
             raise session.failure  # an answer without the memory is not one for this user
@@ -310,9 +307,8 @@ def _tool_names(program: dspy.Module) -> Iterator[str]:
         yield from inner.tool_names
     apart = {id(part) for inner in _inner(program) for part in modules_in(inner)} | set(map(id, agents))
     for module in modules_in(program):
-        held = getattr(module, "tools", None) if id(module) not in apart else None
-        tools = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else ()
-        yield from (tool.name for tool in tools if isinstance(tool, dspy.Tool) and tool.name)
+        if id(module) not in apart:
+            yield from (tool.name for tool in tools_held(module) if tool.name)
 
 
 def _signature_of(program: Any) -> type[dspy.Signature] | None:

@@ -118,6 +118,13 @@ def tools_of(agent: Any) -> list[dspy.Tool]:
     return [tool for name, tool in agent.tools.items() if name != _LAST_TOOL[_kind(agent)]]
 
 
+def tools_held(module: Any) -> list[dspy.Tool]:
+    """The tools in the attribute `tools` of a module of any kind, a list or a dictionary."""
+    held = getattr(module, "tools", None)
+    tools = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else ()
+    return [tool for tool in tools if isinstance(tool, dspy.Tool)]
+
+
 def keep_protocol(agent: Any, added: dspy.Tool | None = None) -> None:
     """Keep a ReAct agent's protocol from rewriters, and give it a further tool, before its own. In place.
 

@@ -248,3 +248,14 @@ def process() -> Iterator[Callable[..., dict[str, Any]]]:
     driver.stdin.close()
     driver.wait()
     driver.stdout.close()
+
+
+@pytest.fixture
+def asked(engine: Any, run_study: Callable[[StudyOptions], int]) -> Callable[..., tuple[int, int]]:
+    """Runs a study: (exit code, calls that the engine saw)."""
+
+    def run(options: StudyOptions) -> tuple[int, int]:
+        before = len(engine.calls)
+        return run_study(options), len(engine.calls) - before
+
+    return run

@@ -42,17 +42,6 @@ def predictions(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) | {"seconds": 0} for line in (out / "predictions.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture
-def asked(engine: Any, run_study: Run) -> Callable[..., tuple[int, int]]:
-    """Runs a study: (exit code, calls that the engine saw)."""
-
-    def run(options: StudyOptions) -> tuple[int, int]:
-        before = len(engine.calls)
-        return run_study(options), len(engine.calls) - before
-
-    return run
-
-
 # -- what is seen ---------------------------------------------------------------------------------
 
 

@@ -29,17 +29,6 @@ def results(out: Path) -> dict[tuple[str, ...], dict[str, str]]:
     return {(row["method"], row["batch_size"], row["iterations"], row["memories"]): row for row in rows}
 
 
-@pytest.fixture
-def asked(engine: Any, run_study: Run) -> Callable[..., tuple[int, int]]:
-    """Runs a study: (exit code, calls that the engine saw)."""
-
-    def run(options: StudyOptions) -> tuple[int, int]:
-        before = len(engine.calls)
-        return run_study(options), len(engine.calls) - before
-
-    return run
-
-
 def changing(engine: Any, answers: Callable[[Any, int], str]) -> None:
     """The engine's answers are what this makes of the call and of how often its like came before."""
     usual, seen = engine.script, Counter[str]()

@@ -56,17 +56,6 @@ def failing(engine: Any, when: Callable[[Any], bool], error: Callable[[str], Exc
     engine.script = script
 
 
-@pytest.fixture
-def asked(engine: Any, run_study: Run) -> Callable[..., tuple[int, int]]:
-    """Runs a study: (exit code, calls that the engine saw)."""
-
-    def run(options: StudyOptions) -> tuple[int, int]:
-        before = len(engine.calls)
-        return run_study(options), len(engine.calls) - before
-
-    return run
-
-
 # -- nothing is asked twice -----------------------------------------------------------------------
 
 

@@ -38,17 +38,6 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.fixture
-def asked(engine: Any, run_study: Run) -> Callable[..., tuple[int, int]]:
-    """Runs a study: (exit code, calls that the engine saw)."""
-
-    def run(options: StudyOptions) -> tuple[int, int]:
-        before = len(engine.calls)
-        return run_study(options), len(engine.calls) - before
-
-    return run
-
-
 def failing(engine: Any, when: Callable[[Any], bool]) -> Callable[[], None]:
     """The engine refuses where `when` holds; what is returned heals it."""
     usual = engine.script
